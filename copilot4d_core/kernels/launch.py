@@ -1,0 +1,65 @@
+"""Runs a Warp kernel over rows, on the CPU with one thread per core.
+
+Warp executes a CPU launch serially and releases the interpreter lock, so a launch is cut into one part per core.
+Every kernel here therefore takes the index of its first row as its first argument and writes only its own row:
+the result does not depend on how the rows were cut.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import warp as wp
+
+wp.config.quiet = True
+wp.config.enable_backward = False
+wp.init()
+
+CPU = "cpu"
+_MIN_ROWS_PER_THREAD = 256
+_compiled: set[tuple[Any, ...]] = set()
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_cores(), thread_name_prefix="kernel")
+
+
+def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str = CPU) -> None:
+    """Run `kernel(first_row, *inputs)` once for every row.
+
+    Args:
+        kernel: its first argument is the int32 index of the first row of the part.
+        rows: number of rows; 0 does nothing.
+        inputs: remaining arguments, arrays on `device`.
+        device: Warp device name.
+    """
+    if rows == 0:
+        return
+    parts = min(num_cores(), max(1, rows // _MIN_ROWS_PER_THREAD)) if device == CPU else 1
+    if parts == 1:
+        wp.launch(kernel, dim=rows, inputs=[0, *inputs], device=device)
+        return
+    bounds = [rows * part // parts for part in range(parts + 1)]
+
+    def run(part: int) -> None:
+        first, last = bounds[part], bounds[part + 1]
+        wp.launch(kernel, dim=last - first, inputs=[first, *inputs], device=device)
+
+    signature = (kernel, *(getattr(value, "dtype", None) for value in inputs))
+    if signature not in _compiled:
+        # The first launch compiles; threads that start together would compile the same module twice.
+        for part in range(parts):
+            run(part)
+        _compiled.add(signature)
+    else:
+        list(_pool().map(run, range(parts)))

@@ -1,0 +1,142 @@
+"""The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
+
+In: a list of feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, and opacity.
+Unusual: the first layer of the occupancy MLP is linear and trilinear weights sum to 1, so that layer was applied to the
+cells already (`hidden_UH`); a sample interpolates the hidden values instead of the features and saves half the work.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import warp as wp
+
+from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
+from copilot4d_core.kernels.launch import CPU, launch_rows
+from copilot4d_core.kernels.ray_samples import mask_grid
+from copilot4d_core.kernels.ray_traversal import MaskGrid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.volume_rendering import softplus
+
+
+class OccupancyCells(NamedTuple):
+    """The part of the neural feature grid that rays may look at."""
+
+    slot_YXZ: IntArray
+    """(Y, X, Z) int32 feature-grid cells: row of `hidden_UH`; only cells inside the mask and its rim are read."""
+    hidden_UH: FloatArray
+    """(U, hidden) first layer of the occupancy MLP at each listed cell, before its ReLU."""
+    output_H: FloatArray
+    """(hidden,) second layer."""
+    output_bias: float
+
+
+class MarchedRays(NamedTuple):
+    """(R,) float32 each; distances in metres from the origin, 0 for a ray that crosses no occupied cell."""
+
+    weighted_m: FloatArray
+    """sum w_i h_i: D of equation 4."""
+    opacity: FloatArray
+    """sum w_i."""
+    median_m: FloatArray
+    """First distance at which the summed weight reaches one half; NaN when it never does."""
+    strongest_m: FloatArray
+    """Distance of the largest weight; NaN without a sample."""
+
+
+@cache
+def _march_kernel(hidden: int) -> wp.Kernel:
+    vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
+
+    @wp.func
+    def occupancy_logit(position: wp.vec3, low: wp.vec3, inverse: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32),
+                        cells: wp.array(dtype=vector), output: vector, bias: float):
+        ux = wp.clamp((position[0] - low[0]) * inverse[0] - 0.5, 0.0, float(shape[0] - 1))
+        uy = wp.clamp((position[1] - low[1]) * inverse[1] - 0.5, 0.0, float(shape[1] - 1))
+        uz = wp.clamp((position[2] - low[2]) * inverse[2] - 0.5, 0.0, float(shape[2] - 1))
+        x = wp.min(int(ux), shape[0] - 2)
+        y = wp.min(int(uy), shape[1] - 2)
+        z = wp.min(int(uz), shape[2] - 2)
+        fx = ux - float(x)
+        fy = uy - float(y)
+        fz = uz - float(z)
+        lower = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z]] + fx * cells[slots[y, x + 1, z]]) + fy * (
+            (1.0 - fx) * cells[slots[y + 1, x, z]] + fx * cells[slots[y + 1, x + 1, z]])
+        upper = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z + 1]] + fx * cells[slots[y, x + 1, z + 1]]) + fy * (
+            (1.0 - fx) * cells[slots[y + 1, x, z + 1]] + fx * cells[slots[y + 1, x + 1, z + 1]])
+        value = (1.0 - fz) * lower + fz * upper
+        return wp.dot(wp.max(value, vector()), output) + bias
+
+    @wp.kernel(module="unique")
+    def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
+              log_stop: float, inverse: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector),
+              output: vector, bias: float, weighted: wp.array(dtype=wp.float32), opacity: wp.array(dtype=wp.float32),
+              median: wp.array(dtype=wp.float32), strongest: wp.array(dtype=wp.float32)):
+        i = first + wp.tid()
+        origin = origins[i]
+        direction = directions[i]
+        depth = float(0.0)
+        total = float(0.0)
+        half = wp.float32(wp.nan)
+        best = float(0.0)
+        best_distance = wp.float32(wp.nan)
+        log_clear = float(0.0)
+        count = int(0)
+        span = region_entry(origin, direction, mask.low, mask.high)
+        if span[1] > span[0]:
+            walk = next_run(start_walk(origin, direction, span[0], span[1], mask), mask)
+            while walk.distance < walk.end and count < limit and log_clear > log_stop:
+                begin = walk.distance
+                walk = past_run(walk, mask)
+                number = samples_in_run(begin, walk.distance, step)
+                spacing = (walk.distance - begin) / float(number)
+                for k in range(number):
+                    if count < limit and log_clear > log_stop:
+                        distance = begin + (float(k) + 0.5) * spacing
+                        logit = occupancy_logit(origin + distance * direction, mask.low, inverse, shape, slots, cells, output, bias)
+                        weight = wp.exp(log_clear - softplus(-logit))
+                        log_clear = log_clear - softplus(logit)
+                        depth += weight * distance
+                        if total < 0.5 and total + weight >= 0.5:
+                            half = distance
+                        total += weight
+                        if weight > best:
+                            best = weight
+                            best_distance = distance
+                        count += 1
+                walk = next_run(walk, mask)
+        weighted[i] = depth
+        opacity[i] = total
+        median[i] = half
+        strongest[i] = best_distance
+
+    return march
+
+
+def march_rays(cells: OccupancyCells, mask_YXZ: BoolArray, origin_R3: FloatArray, direction_R3: FloatArray, grid: Grid,
+               device: str = CPU) -> MarchedRays:
+    """Render rays through the listed cells, as deployed.
+
+    Source: CoPilot4D, equation 4 and figure 8. Samples as in `sample_rays` with jitter 0.5; a ray stops once its
+    transmittance is below `rendering.stop_transmittance`.
+
+    Args:
+        cells: cells inside the mask and their rim.
+        mask_YXZ: pooled skip mask, bool.
+        origin_R3, direction_R3: (R, 3) float32, metres and unit vectors.
+    """
+    rays, hidden = len(origin_R3), cells.hidden_UH.shape[1]
+    vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
+    rows, columns, layers = grid.feature_cells_YXZ
+    settings = grid.config.rendering
+    out = [np.empty(rays, dtype=np.float32) for _ in range(4)]
+    launch_rows(_march_kernel(hidden), rays, [
+        wp.array(np.ascontiguousarray(origin_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
+        wp.array(np.ascontiguousarray(direction_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
+        mask_grid(mask_YXZ, grid, device), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
+        wp.vec3(*(1.0 / float(size) for size in grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers),
+        wp.array(cells.slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False),
+        wp.array(np.ascontiguousarray(cells.hidden_UH), dtype=vector, device=device, copy=False), vector(*map(float, cells.output_H)),
+        cells.output_bias, *(wp.array(a, dtype=wp.float32, device=device, copy=False) for a in out)], device)
+    return MarchedRays(*out)

@@ -1,0 +1,86 @@
+"""Sample distances along rays inside the skip mask (training).
+
+Source: CoPilot4D, figure 8: points are sampled only within the non-empty regions. Spacing and limit are ours.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import warp as wp
+
+from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
+from copilot4d_core.kernels.launch import CPU, launch_rows
+from copilot4d_core.kernels.ray_traversal import MaskGrid, next_run, past_run, region_entry, samples_in_run, start_walk
+
+
+class RaySamples(NamedTuple):
+    """Samples of R rays, S = the largest count of any ray (at least 1)."""
+
+    distance_RS: FloatArray
+    """Metres from the origin, ascending; 0 beyond the ray's count."""
+    count_R: IntArray
+    """Samples of each ray; 0 for a ray that crosses no occupied cell."""
+
+
+def mask_grid(mask_YXZ: BoolArray, grid: Grid, device: str = CPU) -> MaskGrid:
+    """The skip mask with its geometry, as the kernels read it."""
+    if mask_YXZ.shape != grid.mask_cells_YXZ:
+        raise ValueError(f"mask: expected shape {grid.mask_cells_YXZ} (y, x, z), got {mask_YXZ.shape}")
+    rows, columns, layers = mask_YXZ.shape
+    result = MaskGrid()
+    result.occupied = wp.array(np.ascontiguousarray(mask_YXZ).view(np.uint8), dtype=wp.uint8, ndim=3, device=device, copy=False)
+    result.low = wp.vec3(*map(float, grid.minimum_m))
+    result.high = wp.vec3(*map(float, grid.maximum_m))
+    result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
+    result.shape = wp.vec3i(columns, rows, layers)
+    return result
+
+
+@wp.kernel
+def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float,
+                   jitter: wp.array(dtype=wp.float32), distance: wp.array2d(dtype=wp.float32), counts: wp.array(dtype=wp.int32)):
+    i = first + wp.tid()
+    limit = distance.shape[1]
+    count = int(0)
+    span = region_entry(origins[i], directions[i], mask.low, mask.high)
+    if span[1] > span[0]:
+        walk = next_run(start_walk(origins[i], directions[i], span[0], span[1], mask), mask)
+        while walk.distance < walk.end and count < limit:
+            begin = walk.distance
+            walk = past_run(walk, mask)
+            number = samples_in_run(begin, walk.distance, step)
+            spacing = (walk.distance - begin) / float(number)
+            taken = wp.min(number, limit - count)
+            for k in range(taken):
+                distance[i, count + k] = begin + (float(k) + jitter[i]) * spacing
+            count += taken
+            walk = next_run(walk, mask)
+    counts[i] = count
+
+
+def sample_rays(origins_R3: FloatArray, directions_R3: FloatArray, mask_YXZ: BoolArray, grid: Grid, jitter_R: FloatArray) -> RaySamples:
+    """Distances at which each ray is sampled: evenly inside each run of occupied mask cells, at most a step apart.
+
+    Args:
+        origins_R3: (R, 3) float32, metres.
+        directions_R3: (R, 3) float32, unit length.
+        mask_YXZ: (Y, X, Z) bool, pooled skip mask.
+        grid: shapes, cell sizes, step and limit (`rendering.step_m`, `rendering.max_samples`).
+        jitter_R: (R,) float32 in 0..1, place inside each interval; 0.5 at inference.
+    Returns:
+        Distances and counts; a ray beyond `max_samples` keeps its first ones.
+    """
+    rays = len(origins_R3)
+    rendering = grid.config.rendering
+    distance = np.zeros((rays, rendering.max_samples), dtype=np.float32)
+    counts = np.zeros(rays, dtype=np.int32)
+    launch_rows(_sample_kernel, rays, [
+        wp.array(np.ascontiguousarray(origins_R3, dtype=np.float32), dtype=wp.vec3, device=CPU, copy=False),
+        wp.array(np.ascontiguousarray(directions_R3, dtype=np.float32), dtype=wp.vec3, device=CPU, copy=False),
+        mask_grid(mask_YXZ, grid), rendering.step_m,
+        wp.array(np.ascontiguousarray(jitter_R, dtype=np.float32), dtype=wp.float32, device=CPU, copy=False),
+        wp.array(distance, dtype=wp.float32, ndim=2, device=CPU, copy=False), wp.array(counts, dtype=wp.int32, device=CPU, copy=False)])
+    longest = max(1, int(counts.max(initial=0)))
+    return RaySamples(distance[:, :longest], counts)

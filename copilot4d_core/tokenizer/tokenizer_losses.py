@@ -1,0 +1,83 @@
+"""Equation 5, one function per term. Every reduction is named; weights are settings (`LossConfig`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from copilot4d_core.config import LossConfig
+
+
+class TokenizerLosses(NamedTuple):
+    """Each term before its weight, and the weighted total; scalars."""
+
+    total: Tensor
+    depth_l1: Tensor
+    surface_concentration: Tensor
+    spatial_skip_bce: Tensor
+    vq: Tensor
+    opacity: Tensor
+
+
+def l1_depth_loss(depth_R: Tensor, depth_gt_R: Tensor) -> Tensor:
+    """Mean over rays of |D - D_gt|, metres. Source: equation 5, first term."""
+    return (depth_R - depth_gt_R).abs().mean()
+
+
+def surface_concentration_loss(weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, eps_m: float = 0.4) -> Tensor:
+    """Sum over samples, mean over rays, of w^2 where |h - D_gt| > eps. Source: equation 5, second term.
+
+    Args:
+        weight_RS: (R, S), 0 for a sample that does not exist.
+        distance_RS: (R, S), metres.
+        depth_gt_R: (R,), metres.
+        eps_m: margin around the surface.
+    """
+    far = (distance_RS - depth_gt_R[:, None]).abs() > eps_m
+    return (weight_RS.square() * far).sum(dim=1).mean()
+
+
+def spatial_skip_bce_loss(logit: Tensor, occupied: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """Mean over voxels of BCE(v, v_gt). Source: equation 5, third term.
+
+    Args:
+        logit: any shape; occupied: same shape, 0 or 1.
+        positive_weight: factor on occupied voxels (about 0.5 % of all); 1 is the paper.
+    """
+    return F.binary_cross_entropy_with_logits(logit, occupied.to(logit.dtype), pos_weight=torch.tensor(positive_weight))
+
+
+def opacity_loss(opacity_R: Tensor, returned_R: Tensor) -> Tensor:
+    """Mean over beams of the BCE between the opacity and whether the beam returned; not in the paper.
+
+    Equation 5 is silent about beams without a return, so nothing would teach a ray to meet nothing.
+
+    Args:
+        opacity_R: (R,), sum of weights, 0..1.
+        returned_R: (R,) bool.
+    """
+    opacity = opacity_R.clamp(1e-4, 1 - 1e-4)
+    return F.binary_cross_entropy(opacity, returned_R.to(opacity.dtype))
+
+
+def tokenizer_total_loss(settings: LossConfig, depth_R: Tensor, weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, returned_R: Tensor,
+                         skip_logit: Tensor, occupied: Tensor, vq: Tensor) -> TokenizerLosses:
+    """Equation 5 plus the opacity term.
+
+    Args:
+        settings: weights and margin.
+        depth_R, weight_RS, distance_RS: rendering of R beams; the depth terms use those with a return only.
+        depth_gt_R: metres, any value for a beam without a return; returned_R: (R,) bool.
+        skip_logit, occupied: skip branch and its truth, one shape.
+        vq: loss of the quantiser.
+    """
+    depth_l1 = l1_depth_loss(depth_R[returned_R], depth_gt_R[returned_R])
+    concentration = surface_concentration_loss(weight_RS[returned_R], distance_RS[returned_R], depth_gt_R[returned_R], settings.concentration_eps_m)
+    skip = spatial_skip_bce_loss(skip_logit, occupied, settings.skip_positive_weight)
+    opacity = opacity_loss(weight_RS.sum(dim=1), returned_R)
+    total = (settings.depth_weight * depth_l1 + settings.concentration_weight * concentration + settings.skip_weight * skip
+             + settings.vq_weight * vq + settings.opacity_weight * opacity)
+    return TokenizerLosses(total, depth_l1, concentration, skip, vq, opacity)
