@@ -1,0 +1,145 @@
+"""The reference runner: dense nets in torch, sparse stages in the kernels. Makes no claim of speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.deploy.runner import Rendering, TokenArray
+from copilot4d_core.grid import BoolArray, FloatArray
+from copilot4d_core.kernels.mask_cells import cells_in_mask
+from copilot4d_core.kernels.ray_march import OccupancyCells, march_rays
+from copilot4d_core.tokenizer.tokenizer import Tokenizer
+from copilot4d_core.tokenizer.weights_file import load_weights, model_id
+
+
+class TorchRunner:
+    """Runs a `Tokenizer` in evaluation mode; see `Runner` for the contract."""
+
+    def __init__(self, tokenizer: Tokenizer, name: str) -> None:
+        self.tokenizer, self.config, self.model_id = tokenizer, tokenizer.config, name
+        self._stage_ms: dict[str, float] = {}
+        grid = tokenizer.feature_grid
+        with torch.no_grad():
+            first, second = grid.mlp[0], grid.mlp[2]
+            # The MLP's first layer is linear: folded into the read-out, see kernels/ray_march.py.
+            self._readout_weight = torch.matmul(first.weight, grid.readout_weight).numpy()
+            self._readout_bias = (grid.readout_bias @ first.weight.T + first.bias).numpy()
+            self._output, self._output_bias = second.weight[0].numpy(), float(second.bias[0])
+        self._slots = np.zeros(tokenizer.grid.feature_cells_YXZ, dtype=np.int32)
+
+    def __enter__(self) -> TorchRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        return dict(self._stage_ms)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._stage_ms[stage] = (time.perf_counter() - start) * 1e3
+
+    @torch.inference_mode()
+    def encode(self, points_m: FloatArray) -> TokenArray:
+        """Tokens of one scan, (H, W) uint16; row = y, column = x.
+
+        Raises:
+            ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
+        """
+        _check_points(points_m)
+        model = self.tokenizer
+        with self._timed("voxelize"):
+            patches = model.encode_patches(model.voxelize(points_m))
+        with self._timed("encode"):
+            latent = model.encode_latent(patches)
+        with self._timed("quantize"):
+            quantized, _ = model.quantize(latent, torch.zeros(latent.shape[:2], dtype=torch.bool))
+        tokens: TokenArray = quantized.token_N.view(model.grid.tokens_HW).numpy().astype(np.uint16)
+        return tokens
+
+    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+        """What each ray meets, with the skip mask that the tokens predict.
+
+        Raises:
+            ValueError: a grid of another shape, or a token that the codebook does not have.
+        """
+        return self._render(tokens, rays, None)
+
+    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
+        """As `decode`, with a given skip mask, (Y, X, Z) bool."""
+        return self._render(tokens, rays, mask)
+
+    @torch.inference_mode()
+    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None) -> Rendering:
+        self._check_tokens(tokens)
+        model = self.tokenizer
+        with self._timed("decode"):
+            decoded = model.decode(model.look_up(torch.from_numpy(tokens.astype(np.int64))))
+            mask = model.predicted_mask(decoded) if mask is None else mask
+        with self._timed("render"):
+            marched = march_rays(self._cells(decoded.feature_HWC, mask), mask, rays.origins_m, rays.directions, model.grid)
+            met = marched.opacity >= self.config.rendering.opacity_threshold
+            with np.errstate(invalid="ignore", divide="ignore"):
+                depth = np.where(met, marched.weighted_m / marched.opacity, np.float32(np.nan))
+            nothing = np.float32(np.nan)
+            return Rendering(depth, marched.opacity, np.where(met, marched.median_m, nothing), np.where(met, marched.strongest_m, nothing))
+
+    def _cells(self, feature_HWC: torch.Tensor, mask: BoolArray) -> OccupancyCells:
+        """Hidden layer of the occupancy MLP at every cell that a ray inside the mask can look at."""
+        model, grid = self.tokenizer, self.tokenizer.grid
+        per_patch = self.config.grid.feature_cells_per_patch
+        height, width, dim = feature_HWC.shape
+        y, x, z = np.nonzero(cells_in_mask(mask, grid))
+        row = ((y % per_patch) * per_patch + x % per_patch) * grid.voxels_YXZ[2] + z
+        order = np.argsort(row, kind="stable")
+        y, x, z, row = y[order], x[order], z[order], row[order]
+        self._slots[y, x, z] = np.arange(len(row), dtype=np.int32)
+        normed = model.feature_grid.norm(feature_HWC).reshape(height * width, dim).numpy()
+        gathered = normed[(y // per_patch) * width + x // per_patch]
+        hidden = np.empty((len(row), len(self._output)), dtype=np.float32)
+        bounds = np.searchsorted(row, np.arange(len(self._readout_weight) + 1))
+        for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:])):
+            if last > first:
+                np.matmul(gathered[first:last], self._readout_weight[number].T, out=hidden[first:last])
+                hidden[first:last] += self._readout_bias[number]
+        return OccupancyCells(self._slots, hidden, self._output, self._output_bias)
+
+    def _check_tokens(self, tokens: TokenArray) -> None:
+        expected = self.tokenizer.grid.tokens_HW
+        if tokens.shape != expected:
+            raise ValueError(f"tokens: expected shape {expected} for model {self.model_id}, got {tokens.shape}")
+        size = self.config.quantizer.codebook_size
+        if tokens.max() >= size:
+            raise ValueError(f"tokens: expected values below {size}, the codebook of model {self.model_id}, got {int(tokens.max())}")
+
+
+def _check_points(points_m: FloatArray) -> None:
+    if points_m.ndim != 2 or points_m.shape[1] < 3:
+        raise ValueError(f"points: expected shape (N, 3), got {points_m.shape}")
+    if not len(points_m):
+        raise ValueError("points: expected at least one point, got an empty cloud")
+    broken = int((~np.isfinite(points_m[:, :3])).any(axis=1).sum())
+    if broken:
+        raise ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
+
+
+def torch_runner(weights: Path) -> TorchRunner:
+    """Runner of a weights file.
+
+    Raises:
+        ValueError: see `load_weights`.
+    """
+    tokenizer = load_weights(weights)
+    return TorchRunner(tokenizer, model_id(weights, tokenizer.config))

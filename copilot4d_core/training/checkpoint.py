@@ -1,0 +1,59 @@
+"""Everything a run needs to go on, in one safetensors file written whole or not at all.
+
+Unusual: no pickle. Optimiser moments are stored by parameter name, random states as tensors, the rest in the header.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from copilot4d_core.atomic_file import replacing_file
+from copilot4d_core.config import Config, dict_from_config
+from copilot4d_core.tokenizer.weights_file import metadata_from_config, read_tensors
+from copilot4d_core.training.training_module import TrainingModule
+
+
+def save_checkpoint(path: Path, module: TrainingModule) -> None:
+    """Write model, optimiser, random states and step."""
+    tensors: dict[str, Tensor] = {f"model.{name}": value.detach() for name, value in module.tokenizer.state_dict().items()}
+    for name, parameter in module.tokenizer.named_parameters():
+        for key, value in module.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+    tensors["random.quantizer"] = module.tokenizer.quantizer.generator.get_state()
+    tensors["random.torch"] = torch.get_rng_state()
+    blob = save({name: value.contiguous() for name, value in tensors.items()}, metadata_from_config(module.config, step=module.steps_done))
+    with replacing_file(path) as file:
+        file.write(blob)
+
+
+def load_checkpoint(path: Path, module: TrainingModule) -> None:
+    """Restore what `save_checkpoint` wrote.
+
+    Raises:
+        ValueError: no checkpoint, or one written with other settings of the model or the schedule.
+    """
+    tensors, header = read_tensors(path)
+    if "step" not in header:
+        raise ValueError(f"{path}: expected a training checkpoint, got a weights file; a run resumes from its own checkpoint")
+    _refuse_other_settings(path, module.config, header["config"])
+    module.tokenizer.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+    for name, parameter in module.tokenizer.named_parameters():
+        state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors}
+        if state:
+            module.optimizer.state[parameter] = state
+    module.tokenizer.quantizer.generator.set_state(tensors["random.quantizer"])
+    torch.set_rng_state(tensors["random.torch"])
+    module.resumed_steps = int(header["step"])
+
+
+def _refuse_other_settings(path: Path, config: Config, stored: dict[str, Any]) -> None:
+    wanted = dict_from_config(config)
+    different = [f"{section}.{key}: {stored.get(section, {}).get(key)} there, {value} here" for section, values in wanted.items()
+                 if isinstance(values, dict) for key, value in values.items() if stored.get(section, {}).get(key) != value]
+    if different:
+        raise ValueError(f"{path}: the run was started with other settings ({'; '.join(different[:3])}); use its settings or another --out")

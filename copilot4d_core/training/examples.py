@@ -1,0 +1,122 @@
+"""Scans to training examples: choose, augment, draw rays.
+
+Unusual: example `k` of a run depends on the seed and `k` alone, so a resumed run sees the same data as an
+uninterrupted one and workers need no shared state.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from copilot4d_core.config import Config
+from copilot4d_core.data.rays import empty_rays, rays_from_points
+from copilot4d_core.data.scan import Scan, ScanSource
+from copilot4d_core.data.sources import open_scans
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
+
+SHIFT_XY_M, SHIFT_Z_M = 3.0, 0.3
+"""Largest shift of a scan; our choice: the region's content moves, so that places are not learned by heart."""
+SCALE = 0.05
+THIN_SHARE, KEEP_AT_LEAST = 0.3, 0.3
+"""Share of the examples whose input is thinned, and the smallest share of points that then stays."""
+
+
+class Example(NamedTuple):
+    """One scan, ready for a training step."""
+
+    points_m: FloatArray
+    """(N, 3) float32, inside the region: the encoder's input."""
+    occupancy_YXZ: BoolArray
+    """Voxels that hold a point of the scan."""
+    origin_R3: FloatArray
+    direction_R3: FloatArray
+    depth_R: FloatArray
+    """Metres; 0 for a beam that returned nothing."""
+    returned_R: BoolArray
+    jitter_R: FloatArray
+
+
+class Examples(Dataset[Example]):
+    """Endless stream of examples from several sources, drawn by the square root of their size.
+
+    A drive of 500 nearly equal scans should not drown one of 10, and neither should it count the same.
+    """
+
+    def __init__(self, config: Config, paths: list[Path], topic: str | None, first: int = 0) -> None:
+        """Open the sources.
+
+        Args:
+            config: settings.
+            paths: files, folders or bags.
+            topic: topic of the bags among them.
+            first: number of examples already used (resume).
+        Raises:
+            ValueError: no path, or a source without scans.
+        """
+        if not paths:
+            raise ValueError("training data: expected at least one file, folder or bag, got none; pass --data PATH")
+        self.config, self.grid, self.first = config, Grid(config), first
+        self.sources: list[ScanSource] = [open_scans(path, topic if _is_bag(path) else None) for path in paths]
+        for path, source in zip(paths, self.sources):
+            if not len(source):
+                raise ValueError(f"{path}: expected scans to train on, found none")
+        shares = np.sqrt([len(source) for source in self.sources])
+        self.shares = shares / shares.sum()
+
+    def __len__(self) -> int:
+        return self.config.training.steps * self.config.training.batch_scans - self.first
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.config.training.seed, self.first + index])
+        while True:
+            source = self.sources[rng.choice(len(self.sources), p=self.shares)]
+            scan = _augmented(source[int(rng.integers(len(source)))], rng)
+            inside = self.grid.inside(scan.points_m)
+            if inside.sum() >= 2 and self.grid.inside(scan.origin_m[None])[0]:
+                return self._example(scan, inside, rng)
+
+    def _example(self, scan: Scan, inside: BoolArray, rng: np.random.Generator) -> Example:
+        settings = self.config.training
+        points = scan.points_m[inside]
+        chosen = points[rng.permutation(len(points))[: settings.rays_per_scan]]
+        rays, depth = rays_from_points(chosen, scan.origin_m)
+        empty = empty_rays(scan, self.grid) if settings.empty_rays_per_scan else None
+        pick = rng.permutation(len(empty.directions))[: settings.empty_rays_per_scan] if empty else np.zeros(0, dtype=int)
+        origins = [rays.origins_m] + ([empty.origins_m[pick]] if empty else [])
+        directions = [rays.directions] + ([empty.directions[pick]] if empty else [])
+        count = len(depth) + len(pick)
+        returned = np.arange(count) < len(depth)
+        return Example(
+            points_m=_thinned(points, rng), occupancy_YXZ=self.grid.occupancy(points),
+            origin_R3=np.concatenate(origins), direction_R3=np.concatenate(directions),
+            depth_R=np.concatenate([depth, np.zeros(len(pick), dtype=np.float32)]).astype(np.float32),
+            returned_R=returned, jitter_R=rng.random(count, dtype=np.float32))
+
+
+def _is_bag(path: Path) -> bool:
+    return path.suffix in (".bag", ".mcap", ".db3") or (path / "metadata.yaml").is_file()
+
+
+def _augmented(scan: Scan, rng: np.random.Generator) -> Scan:
+    """Turn about z, mirror, scale and shift the scan; its origin moves along."""
+    angle = rng.uniform(0, 2 * math.pi)
+    turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    if rng.random() < 0.5:
+        turn[:, 1] *= -1
+    turn *= rng.uniform(1 - SCALE, 1 + SCALE)
+    shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -SHIFT_Z_M], [SHIFT_XY_M, SHIFT_XY_M, SHIFT_Z_M])
+    matrix, offset = turn.T.astype(np.float32), shift.astype(np.float32)
+    return scan._replace(points_m=scan.points_m @ matrix + offset, origin_m=scan.origin_m @ matrix + offset)
+
+
+def _thinned(points: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """In some examples only a share of the points goes into the encoder, as from a sensor with fewer beams."""
+    if rng.random() >= THIN_SHARE:
+        return points
+    kept = points[rng.random(len(points)) < rng.uniform(KEEP_AT_LEAST, 1.0)]
+    return kept if len(kept) else points

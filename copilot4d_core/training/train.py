@@ -1,0 +1,77 @@
+"""`copilot4d train`: sources, Lightning trainer, checkpoints and pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from copilot4d_core.config import Config, dict_from_config
+from copilot4d_core.tokenizer.weights_file import save_weights
+from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint
+from copilot4d_core.training.examples import Example, Examples
+from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
+from copilot4d_core.training.training_module import TrainingModule
+
+CHECKPOINT_EVERY_STEPS = 250
+PICTURES_EVERY_STEPS = 500
+
+
+class AtomicCheckpoints(Callback):
+    """Writes `checkpoint.safetensors` every few steps and `weights.safetensors` beside it."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
+        if module.steps_done % CHECKPOINT_EVERY_STEPS == 0:
+            self._write(module)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._write(module)
+
+    def _write(self, module: TrainingModule) -> None:
+        save_checkpoint(self.out / "checkpoint.safetensors", module)
+        save_weights(self.out / "weights.safetensors", module.tokenizer, step=module.steps_done)
+
+
+def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None) -> None:
+    """Train a tokenizer and write checkpoints, weights, settings and TensorBoard logs below `out`.
+
+    Args:
+        config: settings; `training.steps` is the whole run, resumed parts included.
+        data: files, folders or bags of scans.
+        out: folder of the run.
+        resume: go on from `out/checkpoint.safetensors`.
+        topic: topic of the bags.
+    Raises:
+        ValueError: no data, a checkpoint of other settings, or a folder that holds a run when `resume` is false.
+    """
+    checkpoint = out / "checkpoint.safetensors"
+    if checkpoint.exists() and not resume:
+        raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
+    lightning.seed_everything(config.training.seed, verbose=False)
+    module = TrainingModule(config)
+    examples = Examples(config, data, topic)
+    if resume:
+        load_checkpoint(checkpoint, module)
+        examples.first = module.resumed_steps * config.training.batch_scans
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(dict_from_config(config), indent=2) + "\n")
+    # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
+    loader: DataLoader[Example] = DataLoader(examples, batch_size=config.training.batch_scans, collate_fn=list, num_workers=1,
+                                             prefetch_factor=4, generator=torch.Generator())
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_steps=config.training.steps - module.resumed_steps, max_epochs=1,
+        gradient_clip_val=config.training.gradient_clip, logger=TensorBoardLogger(out, name="tensorboard", version=""),
+        log_every_n_steps=20, enable_checkpointing=False, enable_model_summary=False,
+        callbacks=[AtomicCheckpoints(out), ReconstructionPictures(examples, PICTURES_EVERY_STEPS),
+                   RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50)])
+    trainer.fit(module, loader)
