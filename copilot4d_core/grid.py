@@ -94,8 +94,11 @@ class Grid:
         Returns:
             (N,) bool.
         """
-        xyz = points[:, :3]
-        return np.all((xyz >= self.minimum_m) & (xyz < self.maximum_m), axis=1)
+        result = np.ones(len(points), dtype=bool)
+        for axis in range(3):
+            values = points[:, axis]
+            result &= (values >= self.minimum_m[axis]) & (values < self.maximum_m[axis])
+        return result
 
     def voxel_index(self, points: FloatArray) -> IntArray:
         """Voxel of each point, as (row, column, layer) = (y, x, z).

@@ -15,6 +15,7 @@ from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.runner import Rendering, TokenArray
 from copilot4d_core.grid import BoolArray, FloatArray
 from copilot4d_core.kernels.mask_cells import cells_in_mask
+from copilot4d_core.kernels.pillar_features import PillarWeights, pillar_features
 from copilot4d_core.kernels.ray_march import OccupancyCells, march_rays
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights, model_id
@@ -33,6 +34,7 @@ class TorchRunner:
             self._readout_weight = torch.matmul(first.weight, grid.readout_weight).numpy()
             self._readout_bias = (grid.readout_bias @ first.weight.T + first.bias).numpy()
             self._output, self._output_bias = second.weight[0].numpy(), float(second.bias[0])
+            self._pillar_weights = pillar_weights(tokenizer)
         self._slots = np.zeros(tokenizer.grid.feature_cells_YXZ, dtype=np.int32)
 
     def __enter__(self) -> TorchRunner:
@@ -61,7 +63,8 @@ class TorchRunner:
         _check_points(points_m)
         model = self.tokenizer
         with self._timed("voxelize"):
-            patches = model.encode_patches(model.voxelize(points_m))
+            height, width = model.grid.patches_HW
+            patches = torch.from_numpy(pillar_features(model.voxelize(points_m), self._pillar_weights, height * width)).view(height, width, -1)
         with self._timed("encode"):
             latent = model.encode_latent(patches)
         with self._timed("quantize"):
@@ -133,6 +136,22 @@ def _check_points(points_m: FloatArray) -> None:
     broken = int((~np.isfinite(points_m[:, :3])).any(axis=1).sum())
     if broken:
         raise ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
+
+
+def pillar_weights(tokenizer: Tokenizer) -> PillarWeights:
+    """Weights of the sparse half of the encoder in the form of the kernel."""
+    point_in, point_norm, _, point_out = tokenizer.voxel_encoder.mlp
+    voxel_norm = tokenizer.voxel_encoder.norm
+    layer_in, layer_norm, _, pillar_out = tokenizer.bev_pooling.mlp
+    pillar_norm = tokenizer.bev_pooling.norm
+    dim = tokenizer.config.voxel_encoder.dim
+    table = tokenizer.bev_pooling.z_embedding.weight @ layer_in.weight[:, dim:].T + layer_in.bias
+    tensors = PillarWeights(
+        point_in.weight.T, torch.stack([point_in.bias, point_norm.weight, point_norm.bias]), point_out.weight.T,
+        torch.stack([point_out.bias, voxel_norm.weight, voxel_norm.bias]), layer_in.weight[:, :dim].T, table,
+        torch.stack([layer_norm.weight, layer_norm.bias]), pillar_out.weight.T,
+        torch.stack([pillar_out.bias, pillar_norm.weight, pillar_norm.bias]), tokenizer.patch_embedding.weight, tokenizer.patch_embedding.bias)
+    return PillarWeights(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors))
 
 
 def torch_runner(weights: Path) -> TorchRunner:

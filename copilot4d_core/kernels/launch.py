@@ -15,7 +15,7 @@ from typing import Any
 
 import warp as wp
 
-wp.config.quiet = True
+wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
 wp.init()
 

@@ -5,8 +5,7 @@ Unusual: the first layer of the occupancy MLP is linear and trilinear weights su
 cells already (`hidden_UH`); a sample interpolates the hidden values instead of the features and saves half the work.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
 from functools import cache
 from typing import Any, NamedTuple
 

@@ -47,13 +47,16 @@ class Examples(Dataset[Example]):
     A drive of 500 nearly equal scans should not drown one of 10, and neither should it count the same.
     """
 
-    def __init__(self, config: Config, paths: list[Path], topic: str | None, first: int = 0) -> None:
+    def __init__(self, config: Config, paths: list[Path], topic: str | None, simulated: Path | None = None, simulated_share: float = 0.0,
+                 first: int = 0) -> None:
         """Open the sources.
 
         Args:
             config: settings.
             paths: files, folders or bags.
             topic: topic of the bags among them.
+            simulated: bag of simulated scans, from which a share of the examples comes.
+            simulated_share: 0 to 1.
             first: number of examples already used (resume).
         Raises:
             ValueError: no path, or a source without scans.
@@ -67,6 +70,9 @@ class Examples(Dataset[Example]):
                 raise ValueError(f"{path}: expected scans to train on, found none")
         shares = np.sqrt([len(source) for source in self.sources])
         self.shares = shares / shares.sum()
+        if simulated is not None:
+            self.sources.append(open_scans(simulated))
+            self.shares = np.append(self.shares * (1 - simulated_share), simulated_share)
 
     def __len__(self) -> int:
         return self.config.training.steps * self.config.training.batch_scans - self.first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from copilot4d_core.config import Config, dict_from_config
+from copilot4d_core.data.bag import write_cloud_bag
+from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.tokenizer.weights_file import save_weights
 from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint
 from copilot4d_core.training.examples import Example, Examples
@@ -21,6 +24,8 @@ from copilot4d_core.training.reconstruction_pictures import ReconstructionPictur
 from copilot4d_core.training.training_module import TrainingModule
 
 CHECKPOINT_EVERY_STEPS = 250
+SIMULATED_DRIVES, SCANS_PER_DRIVE = 48, 2
+SCAN_PERIOD_NS = 100_000_000
 PICTURES_EVERY_STEPS = 500
 
 
@@ -42,7 +47,18 @@ class AtomicCheckpoints(Callback):
         save_weights(self.out / "weights.safetensors", module.tokenizer, step=module.steps_done)
 
 
-def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None) -> None:
+def simulated_bag(out: Path, seed: int) -> Path:
+    """Bag of simulated scans below a run's folder, from many short drives; written once."""
+    path = out / "simulated"
+    if not (path / "metadata.yaml").exists():
+        shutil.rmtree(path, ignore_errors=True)  # what an interrupted start left
+        drives = (simulate_drive(seed * SIMULATED_DRIVES + drive, SCANS_PER_DRIVE) for drive in range(SIMULATED_DRIVES))
+        scans = (scan for drive in drives for scan in drive)
+        write_cloud_bag(path, "/points", (scan._replace(stamp_ns=i * SCAN_PERIOD_NS) for i, scan in enumerate(scans)))
+    return path
+
+
+def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None, simulate: int = 0) -> None:
     """Train a tokenizer and write checkpoints, weights, settings and TensorBoard logs below `out`.
 
     Args:
@@ -51,6 +67,7 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         out: folder of the run.
         resume: go on from `out/checkpoint.safetensors`.
         topic: topic of the bags.
+        simulate: share of the examples that come from the LiDAR simulator, percent.
     Raises:
         ValueError: no data, a checkpoint of other settings, or a folder that holds a run when `resume` is false.
     """
@@ -59,11 +76,11 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
     lightning.seed_everything(config.training.seed, verbose=False)
     module = TrainingModule(config)
-    examples = Examples(config, data, topic)
     if resume:
         load_checkpoint(checkpoint, module)
-        examples.first = module.resumed_steps * config.training.batch_scans
     out.mkdir(parents=True, exist_ok=True)
+    examples = Examples(config, data, topic, simulated_bag(out, config.training.seed) if simulate else None, simulate / 100,
+                        first=module.resumed_steps * config.training.batch_scans)
     (out / "config.json").write_text(json.dumps(dict_from_config(config), indent=2) + "\n")
     # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
     loader: DataLoader[Example] = DataLoader(examples, batch_size=config.training.batch_scans, collate_fn=list, num_workers=1,

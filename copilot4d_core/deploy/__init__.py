@@ -1,0 +1,1 @@
+"""Running a trained tokenizer: the Runner contract, its implementations, and token files."""

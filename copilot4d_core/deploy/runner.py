@@ -1,0 +1,71 @@
+"""The one contract between a trained tokenizer and everything that uses it.
+
+What goes in: points of one scan, or a token grid and rays. What comes out: tokens, or depth and opacity per ray.
+Unusual: the node, the command line and the evaluation know only this; torch, ONNX Runtime and TensorRT stand behind it.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from copilot4d_core.config import Config
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.grid import FloatArray
+
+TokenArray = npt.NDArray[np.uint16]
+
+
+class Rendering(NamedTuple):
+    """What each ray met. Every array is (R,) float32."""
+
+    depth_m: FloatArray
+    """Expected distance along the ray divided by the opacity; NaN where the opacity is below the threshold (met nothing)."""
+    opacity: FloatArray
+    """Sum of the weights, 0 to 1."""
+    median_m: FloatArray
+    """First distance at which the summed weight reaches one half; NaN for nothing."""
+    strongest_m: FloatArray
+    """Distance of the largest weight; NaN for nothing."""
+
+
+class Runner(Protocol):
+    """A loaded model; a context manager that gives its device memory back on exit."""
+
+    config: Config
+    """Settings of the model."""
+    model_id: str
+    """Preset and the first 12 hexadecimal digits of the weights' SHA-256, such as `mini-0123456789ab`."""
+
+    def encode(self, points_m: FloatArray) -> TokenArray:
+        """Tokens of one scan.
+
+        Args:
+            points_m: (N, 3) float32, metres, sensor frame; points outside the region are left out.
+        Returns:
+            (H, W) uint16; row = y, column = x.
+        """
+        ...
+
+    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+        """What each ray meets, with the skip mask that the tokens predict.
+
+        Args:
+            tokens: (H, W) uint16.
+            rays: R rays in the frame of the encoded points.
+        Returns:
+            R results in the order of the rays.
+        """
+        ...
+
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        """Milliseconds of the last call per stage: voxelize, encode, quantize, decode, render."""
+        ...
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
