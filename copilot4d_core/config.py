@@ -247,7 +247,7 @@ def _mini() -> Config:
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
         quantizer=QuantizerConfig(codebook_dim=32),
         spatial_skip=SpatialSkipConfig(pool_voxels=4),
-        training=TrainingConfig(warmup_steps=200, steps=6_000, batch_scans=1, rays_per_scan=2048, empty_rays_per_scan=256,
+        training=TrainingConfig(warmup_steps=200, steps=4_800, batch_scans=1, rays_per_scan=2048, empty_rays_per_scan=256,
                                 codebook_start_step=300),
     )
 

@@ -104,7 +104,7 @@ def _stage(depth: int, dim: int, heads: int, window: int, mlp_ratio: float, shap
 
 
 class SwinEncoder(nn.Module):
-    """Positions, stage 1 on the patch map, patch merging, stage 2 on the token map.
+    """Norm and positions, stage 1 on the patch map, patch merging, stage 2 on the token map.
 
     Source: CoPilot4D, figure 6. Patch merging: 2 x 2 patchify, LN, Linear.
     """
@@ -116,13 +116,14 @@ class SwinEncoder(nn.Module):
         super().__init__()
         tokens_HW = (patches_HW[0] // 2, patches_HW[1] // 2)
         self.register_buffer("positions_HWC", sincos_positions(*patches_HW, dims[0]), persistent=False)
+        self.norm = nn.LayerNorm(dims[0])
         self.stage1 = _stage(depths[0], dims[0], heads[0], window, mlp_ratio, patches_HW)
         self.merge_norm, self.merge = nn.LayerNorm(4 * dims[0]), nn.Linear(4 * dims[0], dims[1])
         self.stage2 = _stage(depths[1], dims[1], heads[1], window, mlp_ratio, tokens_HW)
 
     def forward(self, patch_HWC: Tensor) -> Tensor:
         """(H, W, dims[0]) patch map to (H / 2, W / 2, dims[1]) token features."""
-        map_HWC = self.stage1(patch_HWC + self.positions_HWC)
+        map_HWC = self.stage1(self.norm(patch_HWC) + self.positions_HWC)
         height, width, channels = map_HWC.shape
         merged = map_HWC.view(height // 2, 2, width // 2, 2, channels).permute(0, 2, 1, 3, 4).reshape(height // 2, width // 2, -1)
         token_HWC: Tensor = self.stage2(self.merge(self.merge_norm(merged)))

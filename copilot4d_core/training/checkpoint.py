@@ -38,7 +38,7 @@ def load_checkpoint(path: Path, module: TrainingModule) -> None:
         ValueError: no checkpoint, or one written with other settings of the model or the schedule.
     """
     tensors, header = read_tensors(path)
-    if "step" not in header:
+    if "random.torch" not in tensors:
         raise ValueError(f"{path}: expected a training checkpoint, got a weights file; a run resumes from its own checkpoint")
     _refuse_other_settings(path, module.config, header["config"])
     module.tokenizer.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
