@@ -1,0 +1,118 @@
+"""Rays of a scan: those that met something, and beams that met nothing inside the region.
+
+What goes in: points in the sensor's frame. What comes out: origins, unit directions and distances.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from copilot4d_core.data.scan import Rays, Scan
+from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
+
+__all__ = ["Rays", "empty_rays", "rays_from_points"]
+
+PATTERN_ROWS = (128, 64, 32, 16)
+PATTERN_COLUMNS = 1024
+FILLED_SHARE = 0.5
+"""Share of its looking-down pixels that hold a return, from which on a pattern is as coarse as the sensor."""
+NEAR_M = 5.0
+"""Returns nearer than this do not tell where the beams look."""
+ROW_SHARE = 0.05
+"""Share of the columns in which a row must have returns to count as a row of the sensor."""
+
+
+def rays_from_points(points_m: FloatArray, origin_m: FloatArray) -> tuple[Rays, FloatArray]:
+    """Rays from the sensor to its returns.
+
+    Args:
+        points_m: (R, 3) float32, metres, finite.
+        origin_m: (3,) float32, metres: where every ray starts.
+    Returns:
+        The rays, and their distances (R,) float32, metres. No points: no rays.
+    Raises:
+        ValueError: a point lies at the origin, so it has no direction, or is not finite.
+    """
+    # float64: the square of a far outlier (1e30 m) overflows float32.
+    offset = points_m.astype(np.float64) - origin_m
+    distance = np.sqrt(np.einsum("ri,ri->r", offset, offset))
+    broken = ~((distance > 0) & np.isfinite(distance))
+    if broken.any():
+        first = int(np.argmax(broken))
+        raise ValueError(f"rays: expected finite points away from the origin {origin_m.tolist()}, point {first} is "
+                         f"{points_m[first].tolist()}; drop such points first")
+    directions = (offset / distance[:, None]).astype(np.float32)
+    origins = np.broadcast_to(origin_m.astype(np.float32), directions.shape)
+    return Rays(np.ascontiguousarray(origins), directions), distance.astype(np.float32)
+
+
+def empty_rays(scan: Scan, grid: Grid) -> Rays:
+    """Beams that met nothing inside the region: they teach a model where the air is.
+
+    Two kinds: beams whose return lies outside the region, and beams above the horizon in the sensor's own pattern
+    (fitted to the scan) with no return in their 3x3 neighbourhood.
+
+    Args:
+        scan: points in the sensor's frame, whose origin lies inside the region.
+        grid: the region.
+    Returns:
+        The beams in no useful order; none where the scan is too thin to tell a pattern.
+    Raises:
+        ValueError: the origin lies outside the region, where a return in front of the region hides it.
+    """
+    if not grid.inside(scan.origin_m[None]).all():
+        raise ValueError(f"empty rays: expected an origin inside the region {grid.minimum_m.tolist()} to "
+                         f"{grid.maximum_m.tolist()}, got {scan.origin_m.tolist()}")
+    beyond, _ = rays_from_points(scan.points_m[~grid.inside(scan.points_m)], scan.origin_m)
+    sky = _sky_rays(scan)
+    return Rays(np.concatenate([beyond.origins_m, sky.origins_m]), np.concatenate([beyond.directions, sky.directions]))
+
+
+def _sky_rays(scan: Scan) -> Rays:
+    # Beams start up to 0.2 m apart in a real sensor, so near returns appear at elevations where no beam looks.
+    _, distance_m = rays_from_points(scan.points_m, scan.origin_m)
+    far_m = scan.points_m[distance_m > NEAR_M]
+    pattern = _sensor_pattern(far_m, scan.origin_m)
+    if pattern is None:
+        return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
+    rays = pattern.rays(scan.origin_m)
+    looks = _rows_that_look(_hits(pattern, far_m, scan.origin_m))
+    hit = _hits(pattern, scan.points_m, scan.origin_m)
+    # Below the horizon a beam without return met a black or wet surface more often than air.
+    sky = ~_grown(hit) & looks & (rays.directions[:, 2] > 0).reshape(hit.shape)
+    return Rays(rays.origins_m[sky.ravel()], rays.directions[sky.ravel()])
+
+
+def _hits(pattern: SphericalPattern, points_m: FloatArray, origin_m: FloatArray) -> BoolArray:
+    return np.asarray(np.isfinite(pattern.range_image(points_m, origin_m)))
+
+
+def _rows_that_look(hit: BoolArray) -> BoolArray:
+    """Pixels in rows and columns where the sensor has beams at all: (rows, columns) bool."""
+    columns = np.asarray(hit.any(axis=0))
+    rows = np.count_nonzero(hit, axis=1) >= ROW_SHARE * np.count_nonzero(columns)
+    return np.asarray(rows[:, None] & columns[None, :])
+
+
+def _grown(hit: BoolArray) -> BoolArray:
+    """Pixels with a hit among their eight neighbours and themselves; columns wrap round."""
+    wide = hit | np.roll(hit, 1, axis=1) | np.roll(hit, -1, axis=1)
+    grown = wide.copy()
+    grown[1:] |= wide[:-1]
+    grown[:-1] |= wide[1:]
+    return np.asarray(grown)
+
+
+def _sensor_pattern(points_m: FloatArray, origin_m: FloatArray) -> SphericalPattern | None:
+    """The finest pattern that the returns below the horizon fill; None where even the coarsest has gaps."""
+    if len(points_m) < PATTERN_ROWS[-1]:
+        return None
+    for rows in PATTERN_ROWS:
+        pattern = SphericalPattern.fit(points_m, origin_m, rows, PATTERN_COLUMNS)
+        hit = _hits(pattern, points_m, origin_m)
+        elevation_deg = np.linspace(pattern.elevation_max_deg, pattern.elevation_min_deg, rows)
+        down = hit[np.ix_(elevation_deg < 0, hit.any(axis=0))]
+        if down.size and down.mean() >= FILLED_SHARE:
+            return pattern
+    return None

@@ -1,0 +1,108 @@
+"""The angular pattern of a spinning LiDAR: which beam looks where, and range images in that pattern.
+
+What goes in: points in the sensor's frame. What comes out: one ray a pixel, or a range image.
+Row 0 is the highest beam. Column 0 looks backwards (azimuth +pi) and columns run clockwise seen from above, so the
+middle column looks along +x and the picture shows left on the left. A ray goes through the middle of its pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from copilot4d_core.data.scan import Rays
+from copilot4d_core.grid import BoolArray, FloatArray
+
+STRAY_PERCENT = 0.1
+"""Share of the points at each end that does not widen a fitted pattern: single stray returns."""
+
+
+@dataclass(frozen=True)
+class SphericalPattern:
+    """Beams at even steps of elevation, columns at even steps of azimuth around the full turn."""
+
+    rows: int = 64
+    columns: int = 1024
+    elevation_min_deg: float = -24.8
+    elevation_max_deg: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.rows < 2 or self.columns < 1:
+            raise ValueError(f"sensor pattern: expected at least 2 rows and 1 column, got {self.rows} and {self.columns}")
+        if not -90 <= self.elevation_min_deg < self.elevation_max_deg <= 90:
+            raise ValueError(f"sensor pattern: expected -90 <= elevation_min_deg < elevation_max_deg <= 90, "
+                             f"got {self.elevation_min_deg} and {self.elevation_max_deg}")
+
+    @property
+    def elevation_step_rad(self) -> float:
+        """Angle between two rows."""
+        return float(np.deg2rad(self.elevation_max_deg - self.elevation_min_deg)) / (self.rows - 1)
+
+    def rays(self, origin_m: FloatArray) -> Rays:
+        """One ray a pixel, row by row.
+
+        Args:
+            origin_m: (3,) float32, metres.
+        Returns:
+            rows * columns rays.
+        """
+        elevation = np.deg2rad(np.linspace(self.elevation_max_deg, self.elevation_min_deg, self.rows))[:, None]
+        azimuth = (np.pi - 2 * np.pi / self.columns * np.arange(self.columns))[None, :]
+        up = np.broadcast_to(np.sin(elevation), (self.rows, self.columns))
+        directions = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), up], axis=-1)
+        directions = directions.reshape(-1, 3).astype(np.float32)
+        return Rays(np.tile(origin_m.astype(np.float32), (len(directions), 1)), directions)
+
+    def pixels(self, points_m: FloatArray, origin_m: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray, BoolArray]:
+        """Pixel and distance of each point.
+
+        Args:
+            points_m: (N, 3) float32, metres.
+            origin_m: (3,) float32, metres.
+        Returns:
+            Flat pixel number (row * columns + column) and distance (metres) of the points inside the pattern, and which
+            of the N points those are (N,) bool. Points at the origin or beyond the first or last row are outside.
+        """
+        offset = points_m - origin_m
+        x, y, z = offset[:, 0], offset[:, 1], offset[:, 2]
+        flat = np.hypot(x, y)
+        elevation = np.arctan2(z, flat)
+        row = np.rint((np.deg2rad(self.elevation_max_deg) - elevation) / self.elevation_step_rad).astype(np.intp)
+        column = np.rint((np.pi - np.arctan2(y, x)) * (self.columns / (2 * np.pi))).astype(np.intp) % self.columns
+        distance = np.hypot(flat, z)
+        inside = (row >= 0) & (row < self.rows) & (distance > 0)
+        return (row * self.columns + column)[inside], distance[inside], inside
+
+    def range_image(self, points_m: FloatArray, origin_m: FloatArray) -> FloatArray:
+        """Distance of the nearest point in each pixel.
+
+        Args:
+            points_m: (N, 3) float32, metres, finite.
+            origin_m: (3,) float32, metres.
+        Returns:
+            (rows, columns) float32, metres; NaN where no point falls.
+        """
+        pixel, distance, _ = self.pixels(points_m, origin_m)
+        image = np.full(self.rows * self.columns, np.inf, dtype=np.float32)
+        np.minimum.at(image, pixel, distance)
+        image[np.isinf(image)] = np.nan
+        return image.reshape(self.rows, self.columns)
+
+    @staticmethod
+    def fit(points_m: FloatArray, origin_m: FloatArray, rows: int = 64, columns: int = 1024) -> SphericalPattern:
+        """Pattern whose elevation limits are those of a scan, without its strays.
+
+        Args:
+            points_m: (N, 3) float32, metres, finite.
+            origin_m: (3,) float32, metres.
+        Raises:
+            ValueError: no points, or all at one elevation.
+        """
+        if len(points_m) == 0:
+            raise ValueError("sensor pattern: expected points to fit to, got an empty scan")
+        offset = points_m - origin_m
+        elevation_deg = np.rad2deg(np.arctan2(offset[:, 2], np.hypot(offset[:, 0], offset[:, 1])))
+        low, high = np.percentile(elevation_deg, [STRAY_PERCENT, 100 - STRAY_PERCENT])
+        return SphericalPattern(rows, columns, float(low), float(high))
