@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -27,14 +28,13 @@ class TorchRunner:
     def __init__(self, tokenizer: Tokenizer, name: str) -> None:
         self.tokenizer, self.config, self.model_id = tokenizer, tokenizer.config, name
         self._stage_ms: dict[str, float] = {}
-        grid = tokenizer.feature_grid
-        with torch.no_grad():
-            first, second = grid.mlp[0], grid.mlp[2]
-            # The MLP's first layer is linear: folded into the read-out, see kernels/ray_march.py.
-            self._readout_weight = torch.matmul(first.weight, grid.readout_weight).numpy()
-            self._readout_bias = (grid.readout_bias @ first.weight.T + first.bias).numpy()
-            self._output, self._output_bias = second.weight[0].numpy(), float(second.bias[0])
-            self._pillar_weights = pillar_weights(tokenizer)
+        state = tokenizer.state_dict()
+        # The MLP's first layer is linear: folded into the read-out, see kernels/ray_march.py.
+        first = state["feature_grid.mlp.0.weight"]
+        self._readout_weight = torch.matmul(first, state["feature_grid.readout_weight"]).numpy()
+        self._readout_bias = (state["feature_grid.readout_bias"] @ first.T + state["feature_grid.mlp.0.bias"]).numpy()
+        self._output, self._output_bias = state["feature_grid.mlp.2.weight"][0].numpy(), float(state["feature_grid.mlp.2.bias"])
+        self._pillar_weights = pillar_weights(state, tokenizer.config.voxel_encoder.dim)
         self._slots = np.zeros(tokenizer.grid.feature_cells_YXZ, dtype=np.int32)
 
     def __enter__(self) -> TorchRunner:
@@ -113,7 +113,7 @@ class TorchRunner:
         gathered = normed[(y // per_patch) * width + x // per_patch]
         hidden = np.empty((len(row), len(self._output)), dtype=np.float32)
         bounds = np.searchsorted(row, np.arange(len(self._readout_weight) + 1))
-        for number, (first, last) in enumerate(zip(bounds[:-1], bounds[1:])):
+        for number, (first, last) in enumerate(pairwise(bounds)):
             if last > first:
                 np.matmul(gathered[first:last], self._readout_weight[number].T, out=hidden[first:last])
                 hidden[first:last] += self._readout_bias[number]
@@ -138,20 +138,22 @@ def _check_points(points_m: FloatArray) -> None:
         raise ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
 
 
-def pillar_weights(tokenizer: Tokenizer) -> PillarWeights:
-    """Weights of the sparse half of the encoder in the form of the kernel."""
-    point_in, point_norm, _, point_out = tokenizer.voxel_encoder.mlp
-    voxel_norm = tokenizer.voxel_encoder.norm
-    layer_in, layer_norm, _, pillar_out = tokenizer.bev_pooling.mlp
-    pillar_norm = tokenizer.bev_pooling.norm
-    dim = tokenizer.config.voxel_encoder.dim
-    table = tokenizer.bev_pooling.z_embedding.weight @ layer_in.weight[:, dim:].T + layer_in.bias
-    tensors = PillarWeights(
-        point_in.weight.T, torch.stack([point_in.bias, point_norm.weight, point_norm.bias]), point_out.weight.T,
-        torch.stack([point_out.bias, voxel_norm.weight, voxel_norm.bias]), layer_in.weight[:, :dim].T, table,
-        torch.stack([layer_norm.weight, layer_norm.bias]), pillar_out.weight.T,
-        torch.stack([pillar_out.bias, pillar_norm.weight, pillar_norm.bias]), tokenizer.patch_embedding.weight, tokenizer.patch_embedding.bias)
-    return PillarWeights(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors))
+def pillar_weights(state: Mapping[str, torch.Tensor], point_dim: int) -> PillarWeights:
+    """Weights of the sparse half of the encoder in the form of the kernel, from a tokenizer's state."""
+    point, layer = "voxel_encoder.mlp", "bev_pooling.mlp"
+
+    def rows(*names: str) -> torch.Tensor:
+        return torch.stack([state[name] for name in names])
+
+    layer_in = state[f"{layer}.0.weight"]
+    tensors = (
+        state[f"{point}.0.weight"].T, rows(f"{point}.0.bias", f"{point}.1.weight", f"{point}.1.bias"),
+        state[f"{point}.3.weight"].T, rows(f"{point}.3.bias", "voxel_encoder.norm.weight", "voxel_encoder.norm.bias"),
+        layer_in[:, :point_dim].T, state["bev_pooling.z_embedding.weight"] @ layer_in[:, point_dim:].T + state[f"{layer}.0.bias"],
+        rows(f"{layer}.1.weight", f"{layer}.1.bias"),
+        state[f"{layer}.3.weight"].T, rows(f"{layer}.3.bias", "bev_pooling.norm.weight", "bev_pooling.norm.bias"),
+        state["patch_embedding.weight"], state["patch_embedding.bias"])
+    return PillarWeights(*(np.ascontiguousarray(tensor.numpy()) for tensor in tensors))
 
 
 def torch_runner(weights: Path) -> TorchRunner:
