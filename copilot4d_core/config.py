@@ -100,7 +100,7 @@ class SwinConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        for dim, heads in zip(self.dims, self.heads):
+        for dim, heads in zip(self.dims, self.heads, strict=True):
             _require(dim % heads == 0, f"swin: {dim} channels do not divide over {heads} heads; change swin.dims or swin.heads")
             _require(dim % 4 == 0, f"swin: sin-cos positions need a multiple of 4 channels, got {dim}; change swin.dims")
         _require(self.window >= 2, f"swin.window: expected at least 2, got {self.window}")
@@ -164,7 +164,8 @@ class RenderingConfig:
 
     step_m: float = 0.2
     max_samples: int = 256
-    stop_transmittance: float = 1e-3
+    stop_transmittance: float = 1e-6
+    """A ray stops where less than this is left of it; what lies behind could move its depth by less than 0.1 mm."""
     opacity_threshold: float = 0.5
     """A ray whose opacity (sum of weights) is below this met nothing: its depth is NaN."""
 
@@ -295,7 +296,7 @@ def config_from_yaml(text: str) -> Config:
     if not isinstance(tree, dict):
         raise ValueError(f"config: expected a mapping of sections, got {type(tree).__name__}")
     base = preset(tree.pop("preset", "paper"))
-    return _override(base, tree, path="")
+    return typing.cast("Config", _override(base, tree, path=""))
 
 
 def config_from_dict(tree: dict[str, Any]) -> Config:
@@ -307,7 +308,7 @@ def config_from_dict(tree: dict[str, Any]) -> Config:
     missing = set(_flatten(dict_from_config(Config()))) - set(_flatten(tree))
     if missing:
         raise ValueError(f"config: missing keys {sorted(missing)}; the file was written by another version")
-    return _override(Config(), tree, path="")
+    return typing.cast("Config", _override(Config(), tree, path=""))
 
 
 def dict_from_config(config: Config) -> dict[str, Any]:
@@ -346,7 +347,7 @@ def _checked(kind: Any, value: Any, path: str) -> Any:
         members = typing.get_args(kind)
         if not isinstance(value, (list, tuple)) or len(value) != len(members):
             raise refusal
-        return tuple(_checked(member, item, path) for member, item in zip(members, value))
+        return tuple(_checked(member, item, path) for member, item in zip(members, value, strict=True))
     if issubclass(kind, enum.Enum):
         try:
             return kind(value)

@@ -136,4 +136,4 @@ class Grid:
         """
         pool = self.config.spatial_skip.pool_voxels
         rows, columns, layers = self.mask_cells_YXZ
-        return volume.reshape(rows, pool, columns, pool, layers).any(axis=(1, 3))
+        return np.asarray(volume.reshape(rows, pool, columns, pool, layers).any(axis=(1, 3)))

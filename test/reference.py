@@ -21,7 +21,7 @@ def voxel_lists(points: np.ndarray, grid: Grid) -> dict[tuple[int, int, int], li
     for i, point in enumerate(points):
         if not all(low[a] <= point[a] < high[a] for a in range(3)):
             continue
-        x, y, z = (int(math.floor((point[a] - low[a]) / size[a])) for a in range(3))
+        x, y, z = (math.floor((point[a] - low[a]) / size[a]) for a in range(3))
         key = (min(y, rows - 1), min(x, columns - 1), min(z, layers - 1))
         cells.setdefault(key, []).append(i)
     return cells
@@ -69,10 +69,11 @@ def mask_runs(origin: np.ndarray, direction: np.ndarray, mask: np.ndarray, grid:
     index = np.clip(np.floor((position - grid.minimum_m) / cell).astype(int), 0, [columns - 1, rows - 1, layers - 1])
     occupied = inside & mask[index[:, 1], index[:, 0], index[:, 2]]
     edges = np.flatnonzero(np.diff(np.concatenate([[0], occupied.astype(int), [0]])))
-    return [(float(distance[a]), float(distance[min(b, len(distance) - 1)])) for a, b in zip(edges[::2], edges[1::2])]
+    return [(float(distance[a]), float(distance[min(b, len(distance) - 1)])) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tensor, valid_RS: Tensor, origin_R3: Tensor, direction_R3: Tensor) -> Rendered:
+def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tensor, valid_RS: Tensor, origin_R3: Tensor,
+                 direction_R3: Tensor) -> Rendered:
     """Rendering through the dense feature grid, `grid_sample` and `cumprod`, at given sample distances."""
     dense = dense_feature_grid(model, feature_HWC)
     position = origin_R3[:, None] + distance_RS[..., None] * direction_R3[:, None]

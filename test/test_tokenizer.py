@@ -42,7 +42,7 @@ def box(corner: tuple[float, float], seed: int = 0) -> np.ndarray:
     points = rng.uniform(-1, 1, size=(3000, 3)) * [1.0, 1.0, 0.75]
     face = rng.integers(0, 2, size=3000)
     points[np.arange(3000), face] = np.sign(points[np.arange(3000), face]) * 1.0
-    return (points + [*corner, 0.0]).astype(np.float32)
+    return ([*points, *corner, 0.0]).astype(np.float32)
 
 
 def example(model: Tokenizer, points: np.ndarray, seed: int) -> Example:
@@ -50,7 +50,8 @@ def example(model: Tokenizer, points: np.ndarray, seed: int) -> Example:
     chosen = points[rng.permutation(len(points))[:512]]
     depth = np.linalg.norm(chosen, axis=1).astype(np.float32)
     direction = (chosen / depth[:, None]).astype(np.float32)
-    return Example(points, model.grid.occupancy(points), np.zeros_like(direction), direction, depth, np.ones(512, dtype=bool), rng.random(512, dtype=np.float32))
+    return Example(points, model.grid.occupancy(points), np.zeros_like(direction), direction, depth, np.ones(512, dtype=bool),
+                   rng.random(512, dtype=np.float32))
 
 
 def test_a_box_in_a_corner_of_a_wide_region_is_learned_and_comes_back_there() -> None:
@@ -92,7 +93,7 @@ def test_tokens_change_where_the_points_are_and_rows_are_y() -> None:
         before, after = runner.encode(base), runner.encode(np.concatenate([base, box((15.0, -6.0))]))
     rows, columns = np.nonzero(before != after)
     # (15, -6) is row (-6 + 10) / 1.25 = 3.2, column (15 + 20) / 1.25 = 28. Two shifted windows of 8 reach 12 cells.
-    assert len(rows) and columns.min() >= 28 - 13 and (3, 28) in set(zip(rows.tolist(), columns.tolist()))
+    assert len(rows) and columns.min() >= 28 - 13 and (3, 28) in set(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def test_shuffling_the_points_changes_no_token() -> None:
@@ -118,7 +119,7 @@ def test_tokens_from_disk_decode_to_the_same_bits(tmp_path: Path) -> None:
     with torch_runner(tmp_path / "tiny.safetensors") as other:
         later = other.decode_with_mask(load_tokens(tmp_path / "tokens.npz").tokens, rays, mask)
     assert np.isfinite(now.depth_m).any()
-    for mine, theirs in zip(now, later):
+    for mine, theirs in zip(now, later, strict=True):
         assert mine.tobytes() == theirs.tobytes()
 
 

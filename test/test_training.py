@@ -52,7 +52,7 @@ def test_only_matrices_decay() -> None:
 
 def test_example_depends_on_the_seed_and_its_number_alone(drive: Path) -> None:
     one, resumed = Examples(settings(20), [drive], None), Examples(settings(20), [drive], None, first=5)
-    for mine, theirs in zip(one[7], resumed[2]):
+    for mine, theirs in zip(one[7], resumed[2], strict=True):
         assert np.array_equal(mine, theirs)
     assert not np.array_equal(one[7].direction_R3, one[8].direction_R3)
 

@@ -132,16 +132,16 @@ def pillar_features(voxels: Voxels, weights: PillarWeights, num_patches: int, de
     point, pillar, patch = (wp.types.vector(length=dim, dtype=wp.float32) for dim in dims)
     voxel_kernel, pillar_kernel, patch_kernel = _kernels(*dims)
 
-    def rows(array: FloatArray, dtype: Any, ndim: int = 1) -> wp.array:
+    def rows(array: FloatArray, dtype: Any, ndim: int = 1) -> Any:
         return wp.array(np.ascontiguousarray(array, dtype=np.float32), dtype=dtype, ndim=ndim, device=device, copy=False)
 
-    def index(array: Any) -> wp.array:
+    def index(array: Any) -> Any:
         return wp.array(np.ascontiguousarray(array, dtype=np.int32), dtype=wp.int32, device=device, copy=False)
 
     num_voxels, num_pillars = len(voxels.voxel_layer_V), len(voxels.pillar_slot_P)
     hidden, pillars = wp.empty(max(num_voxels, 1), dtype=pillar, device=device), wp.empty(max(num_pillars, 1), dtype=pillar, device=device)
     out = np.ascontiguousarray(np.broadcast_to(weights.patch_bias, (num_patches, dims[2])), dtype=np.float32)
-    offset = wp.array(voxels.offset_N3, dtype=wp.float32, ndim=2, device=device, copy=False)
+    offset: Any = wp.array(voxels.offset_N3, dtype=wp.float32, ndim=2, device=device, copy=False)
     launch_rows(voxel_kernel, num_voxels, [
         offset, index(voxels.voxel_start_V1), index(voxels.voxel_layer_V), rows(weights.point_in, point), rows(weights.point_vectors, point),
         rows(weights.point_out, point), rows(weights.voxel_vectors, point), rows(weights.layer_in, pillar), rows(weights.layer_table, pillar),

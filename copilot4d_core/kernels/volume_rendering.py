@@ -54,7 +54,7 @@ def _weights_backward_kernel(first: int, logits: wp.array2d(dtype=Any), counts: 
         behind = behind + own
 
 
-def _arrays(scalar: type, *arrays: AnyFloat) -> list[wp.array]:
+def _arrays(scalar: type, *arrays: AnyFloat) -> list[Any]:
     return [wp.array(a, dtype=wp.int32 if a.dtype == np.int32 else scalar, device=CPU, copy=False) for a in arrays]
 
 

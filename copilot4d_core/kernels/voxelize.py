@@ -8,7 +8,7 @@ later sum runs over a contiguous range without atomics.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import warp as wp
@@ -99,7 +99,7 @@ def voxelize(points_m: FloatArray, grid: Grid, device: str = CPU) -> Voxels:
     patch = grid.config.grid.patch_voxels
     low, high, size = (wp.vec3(*map(float, v)) for v in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m))
     shape = wp.vec3i(columns, rows, layers)
-    points = wp.array(np.ascontiguousarray(points_m[:, :3], dtype=np.float32), dtype=wp.float32, ndim=2, device=device, copy=False)
+    points: Any = wp.array(np.ascontiguousarray(points_m[:, :3], dtype=np.float32), dtype=wp.float32, ndim=2, device=device, copy=False)
     keys = wp.empty(2 * max(count, 1), dtype=wp.int32, device=device)
     order = wp.empty_like(keys)
     launch_rows(_key_kernel, count, [points, low, high, size, shape, patch, keys, order], device)

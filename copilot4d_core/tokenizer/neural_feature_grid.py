@@ -104,8 +104,9 @@ class NeuralFeatureGrid(nn.Module):
         self.readout_weight = nn.Parameter(torch.empty(readout_rows, settings.channels, dim))
         self.readout_bias = nn.Parameter(torch.zeros(readout_rows, settings.channels))
         nn.init.trunc_normal_(self.readout_weight, std=dim**-0.5)
-        self.mlp = nn.Sequential(nn.Linear(settings.channels, settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, 1))
-        nn.init.constant_(self.mlp[2].bias, settings.occupancy_bias)
+        output = nn.Linear(settings.hidden, 1)
+        nn.init.constant_(output.bias, settings.occupancy_bias)
+        self.mlp = nn.Sequential(nn.Linear(settings.channels, settings.hidden), nn.ReLU(), output)
         self._slot_of_cell = np.empty(self.num_cells, dtype=np.int32)
 
     def query(self, feature_HWC: Tensor, position_M3: FloatArray) -> Tensor:
@@ -127,10 +128,11 @@ class NeuralFeatureGrid(nn.Module):
         row, patch = np.divmod(cells, height * width)
         rows, first = np.unique(row, return_index=True)
         last = np.append(first[1:], len(row))
-        ranges = [(int(r), int(a), int(b)) for r, a, b in zip(rows, first, last)]
+        ranges = [(int(r), int(a), int(b)) for r, a, b in zip(rows, first, last, strict=True)]
         features = self.norm(feature_HWC).reshape(height * width, dim).float()
-        cell_UC = _ReadOut.apply(features, self.readout_weight, self.readout_bias, ranges, torch.from_numpy(patch))
-        result: Tensor = _Interpolate.apply(cell_UC, slot_M8, torch.from_numpy(around.weight_M8))
+        cell_UC = _ReadOut.apply(  # type: ignore[no-untyped-call]
+            features, self.readout_weight, self.readout_bias, ranges, torch.from_numpy(patch))
+        result: Tensor = _Interpolate.apply(cell_UC, slot_M8, torch.from_numpy(around.weight_M8))  # type: ignore[no-untyped-call]
         return result
 
     def render(self, feature_HWC: Tensor, mask_YXZ: BoolArray, origin_R3: FloatArray, direction_R3: FloatArray, jitter_R: FloatArray) -> RenderedRays:
@@ -151,6 +153,6 @@ class NeuralFeatureGrid(nn.Module):
         if len(ray):
             logit = self.mlp(self.query(feature_HWC, position)).squeeze(1)
             logit_RS = logit_RS.index_put((torch.from_numpy(ray), torch.from_numpy(place)), logit)
-        weight_RS = _RenderWeights.apply(logit_RS, torch.from_numpy(samples.count_R))
+        weight_RS = _RenderWeights.apply(logit_RS, torch.from_numpy(samples.count_R))  # type: ignore[no-untyped-call]
         distance_RS = torch.from_numpy(np.ascontiguousarray(samples.distance_RS))
         return RenderedRays(distance_RS, weight_RS, (weight_RS * distance_RS).sum(dim=1), weight_RS.sum(dim=1))

@@ -37,7 +37,7 @@ class SparsePatchEmbedding(nn.Module):
         if len(slot_P):
             order = torch.argsort(slot_P, stable=True)
             parts = torch.split(pillar_PC[order], torch.bincount(slot_P, minlength=len(self.weight)).tolist())
-            embedded = torch.cat([part @ weight for part, weight in zip(parts, self.weight)])
+            embedded = torch.cat([part @ weight for part, weight in zip(parts, self.weight, strict=True)])
             summed = segment_sum(embedded[torch.argsort(order)], patch_start_C1)
             map_NC = map_NC.index_add(0, patch_index_C, summed)
         return map_NC.view(height, width, -1)

@@ -84,7 +84,7 @@ class SwinBlock(nn.Module):
         return bias[None] + self.shift_mask[:, None]
 
     def forward(self, map_HWC: Tensor) -> Tensor:
-        height, width, channels = map_HWC.shape
+        height, width, _ = map_HWC.shape
         normed = self.norm1(map_HWC)
         if self.shift:
             normed = torch.roll(normed, (-self.shift, -self.shift), dims=(0, 1))
@@ -95,8 +95,9 @@ class SwinBlock(nn.Module):
         merged = _unwindow(merged, self.window, height, width)
         if self.shift:
             merged = torch.roll(merged, (self.shift, self.shift), dims=(0, 1))
-        map_HWC = map_HWC + merged
-        return map_HWC + self.mlp(self.norm2(map_HWC))
+        attended_HWC = map_HWC + merged
+        out_HWC: Tensor = attended_HWC + self.mlp(self.norm2(attended_HWC))
+        return out_HWC
 
 
 def _stage(depth: int, dim: int, heads: int, window: int, mlp_ratio: float, shape_HW: tuple[int, int]) -> nn.Sequential:

@@ -61,17 +61,19 @@ class Tokenizer(nn.Module):
 
     def encode_patches(self, voxels: Voxels) -> Tensor:
         """Sparse half of the encoder: occupied voxels to the dense patch map, (H, W, dims[0])."""
-        offset, voxel_start, layer, pillar_start, slot, patch_start, patch_index = (torch.from_numpy(np.asarray(a)) for a in voxels)
-        if not len(layer):
-            empty = torch.zeros(0, self.config.bev_pooling.dim)
-            return self.patch_embedding(empty, slot.long(), patch_start.long(), patch_index.long())
-        voxel_VC = self.voxel_encoder(offset, voxel_start.long())
-        pillar_PC = self.bev_pooling(voxel_VC, layer.long(), pillar_start.long())
-        return self.patch_embedding(pillar_PC, slot.long(), patch_start.long(), patch_index.long())
+        offset_N3 = torch.from_numpy(voxels.offset_N3)
+        voxel_start, layer, pillar_start, slot, patch_start, patch_index = (torch.from_numpy(np.asarray(index)).long() for index in voxels[1:])
+        pillar_PC = torch.zeros(0, self.config.bev_pooling.dim)
+        if len(layer):
+            voxel_VC = self.voxel_encoder(offset_N3, voxel_start)
+            pillar_PC = self.bev_pooling(voxel_VC, layer, pillar_start)
+        patch_HWC: Tensor = self.patch_embedding(pillar_PC, slot, patch_start, patch_index)
+        return patch_HWC
 
     def encode_latent(self, patch_HWC: Tensor) -> Tensor:
         """Dense half of the encoder: patch map to latents before quantisation, (H, W, codebook_dim) on the token map."""
-        return self.pre_quantizer(self.encoder(patch_HWC))
+        latent_HWD: Tensor = self.pre_quantizer(self.encoder(patch_HWC))
+        return latent_HWD
 
     def quantize(self, latent_HWD: Tensor, occupied_HW: Tensor) -> tuple[Quantized, Tensor]:
         """Nearest codes; the quantiser's result and the codes as a map, (H, W, codebook_dim)."""

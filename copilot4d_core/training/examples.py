@@ -65,7 +65,7 @@ class Examples(Dataset[Example]):
             raise ValueError("training data: expected at least one file, folder or bag, got none; pass --data PATH")
         self.config, self.grid, self.first = config, Grid(config), first
         self.sources: list[ScanSource] = [open_scans(path, topic if _is_bag(path) else None) for path in paths]
-        for path, source in zip(paths, self.sources):
+        for path, source in zip(paths, self.sources, strict=True):
             if not len(source):
                 raise ValueError(f"{path}: expected scans to train on, found none")
         shares = np.sqrt([len(source) for source in self.sources])

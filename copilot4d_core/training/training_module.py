@@ -27,7 +27,8 @@ def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices with weight decay; biases, norms, embeddings and the codebook without. Source: appendix A.2.1."""
     without = {id(parameter) for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.Embedding)) for parameter in module.parameters()}
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_free = id(parameter) in without or name.endswith(("bias", "relative_bias")) or name == "quantizer.codebook"
         (free if is_free else decayed).append(parameter)
@@ -42,7 +43,8 @@ class TrainingModule(lightning.LightningModule):
         self.config = config
         self.tokenizer = Tokenizer(config)
         settings = config.training
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.tokenizer, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, settings.beta2))
+        groups = parameter_groups(self.tokenizer, settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
         self.resumed_steps = 0
 
     @property
@@ -52,7 +54,7 @@ class TrainingModule(lightning.LightningModule):
 
     def training_step(self, batch: list[Example], batch_index: int) -> Tensor:
         losses = [self._losses(example) for example in batch]
-        mean = TokenizerLosses(*(torch.stack(term).mean() for term in zip(*losses)))
+        mean = TokenizerLosses(*(torch.stack(term).mean() for term in zip(*losses, strict=True)))
         for name, value in mean._asdict().items():
             self.log(f"loss/{name}", value.detach(), prog_bar=name in ("total", "depth_l1"))
         return mean.total
