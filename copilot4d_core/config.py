@@ -154,8 +154,10 @@ class SpatialSkipConfig:
     """Voxels per side that are max-pooled in x and y (1 in z)."""
     bias: float = -5.0
     threshold: float = 0.03
-    """Probability above which a pooled cell is rendered; our choice, low for recall: a superfluous cell costs samples,
-    a missing one a surface."""
+    """Probability above which a pooled cell is rendered. Our choice; the end of a training run replaces it by the one that
+    reaches `recall`."""
+    recall: float = 0.98
+    """Share of the occupied cells that the rendered mask must keep: a superfluous cell costs samples, a missing one a surface."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from copilot4d_core.data.bag import write_cloud_bag
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
+from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.examples import Examples
 from copilot4d_core.training.train import train
 from copilot4d_core.training.training_module import learning_rate_factor, parameter_groups
@@ -78,7 +79,8 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(drive: Path, tmp_p
     whole, parts = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "parts"))
     assert whole.keys() == parts.keys() and len(whole) > 100
     assert not [name for name in whole if not torch.equal(whole[name], parts[name])]
-    assert load_weights(tmp_path / "parts" / "weights.safetensors").config == settings(8)
+    trained = load_weights(tmp_path / "parts" / "weights.safetensors").config
+    assert with_threshold(trained, settings(8).spatial_skip.threshold) == settings(8)
 
 
 def stop_after(steps: int, run: object) -> None:
@@ -103,6 +105,21 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(drive: Path, tmp_pa
     with pytest.raises(ValueError, match="expected a training checkpoint, got a weights file"):
         (tmp_path / "run" / "weights.safetensors").replace(tmp_path / "run" / "checkpoint.safetensors")
         train(settings(1), [drive], tmp_path / "run", resume=True)
+
+
+def test_threshold_keeps_the_share_of_occupied_cells(drive: Path) -> None:
+    torch.manual_seed(0)
+    model = Tokenizer(settings(1)).eval()
+    with torch.no_grad():
+        model.spatial_skip.linear.weight.mul_(20)
+    example = Examples(settings(1), [drive], None)[0]
+    model.config = with_threshold(settings(1), skip_threshold(model, [example], 0.9))
+    with torch.no_grad():
+        mask = model.predicted_mask(model.decode(model.look_up(model.tokenize(example.points_m))))
+    occupied = model.grid.pool_mask(example.occupancy_YXZ)
+    assert mask[occupied].mean() == pytest.approx(0.9, abs=0.01)
+    with pytest.raises(ValueError, match="between 0 and 1, got 1 and 1.5"):
+        skip_threshold(model, [example], 1.5)
 
 
 def test_no_data_is_refused(tmp_path: Path) -> None:

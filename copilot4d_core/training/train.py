@@ -18,6 +18,7 @@ from copilot4d_core.config import Config, dict_from_config
 from copilot4d_core.data.bag import write_cloud_bag
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.tokenizer.weights_file import save_weights
+from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint
 from copilot4d_core.training.examples import Example, Examples
 from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
@@ -27,13 +28,15 @@ CHECKPOINT_EVERY_STEPS = 250
 SIMULATED_DRIVES, SCANS_PER_DRIVE = 48, 2
 SCAN_PERIOD_NS = 100_000_000
 PICTURES_EVERY_STEPS = 500
+CALIBRATION_SCANS = 32
 
 
 class AtomicCheckpoints(Callback):
-    """Writes `checkpoint.safetensors` every few steps and `weights.safetensors` beside it."""
+    """Writes `checkpoint.safetensors` every few steps and `weights.safetensors` beside it; at the end with a calibrated mask."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, config: Config, out: Path, examples: Examples) -> None:
+        self.config, self.out = config, out
+        self.calibration = [examples[i] for i in range(min(CALIBRATION_SCANS, len(examples)))]
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
         if module.steps_done % CHECKPOINT_EVERY_STEPS == 0:
@@ -41,6 +44,10 @@ class AtomicCheckpoints(Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._write(module)
+        model = module.tokenizer.eval()
+        threshold = skip_threshold(model, self.calibration, self.config.spatial_skip.recall)
+        model.config = with_threshold(self.config, threshold)
+        save_weights(self.out / "weights.safetensors", model, step=module.steps_done)
 
     def _write(self, module: TrainingModule) -> None:
         save_checkpoint(self.out / "checkpoint.safetensors", module)
@@ -89,6 +96,6 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         accelerator="cpu", max_steps=config.training.steps - module.resumed_steps, max_epochs=1,
         gradient_clip_val=config.training.gradient_clip, logger=TensorBoardLogger(out, name="tensorboard", version=""),
         log_every_n_steps=20, enable_checkpointing=False, enable_model_summary=False,
-        callbacks=[AtomicCheckpoints(out), ReconstructionPictures(examples, PICTURES_EVERY_STEPS),
+        callbacks=[AtomicCheckpoints(config, out, examples), ReconstructionPictures(examples, PICTURES_EVERY_STEPS),
                    RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50)])
     trainer.fit(module, loader)
