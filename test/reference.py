@@ -45,6 +45,20 @@ def query_dense(dense_DZYX: Tensor, position_M3: Tensor, grid: Grid) -> Tensor:
     return sampled[0, :, 0, 0].T
 
 
+def cells_in_mask(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """Feature-grid cells inside the mask, grown by one cell in every direction; (Y, X, Z) bool."""
+    rows, columns, _ = grid.feature_cells_YXZ
+    cells = mask.repeat(rows // mask.shape[0], axis=0).repeat(columns // mask.shape[1], axis=1)
+    for axis in range(3):
+        ahead, behind = (np.roll(cells, shift, axis) for shift in (1, -1))
+        first: list = [slice(None)] * 3
+        last: list = [slice(None)] * 3
+        first[axis], last[axis] = 0, -1
+        ahead[tuple(first)], behind[tuple(last)] = False, False
+        cells = cells | ahead | behind
+    return cells
+
+
 class Rendered(NamedTuple):
     depth: Tensor
     weights: Tensor

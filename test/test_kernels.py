@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import dense_feature_grid, mask_runs, query_dense, render_dense, voxel_lists
+from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, render_dense, voxel_lists
 
 from copilot4d_core.config import preset
-from copilot4d_core.deploy.torch_runner import TorchRunner, pillar_weights
+from copilot4d_core.deploy.torch_runner import TorchRunner, pillar_weights, readout_weights
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.feature_readout import read_out_cells
 from copilot4d_core.kernels.interpolation import corners, interpolate, interpolate_backward
-from copilot4d_core.kernels.mask_cells import cells_in_mask
 from copilot4d_core.kernels.pillar_features import pillar_features
 from copilot4d_core.kernels.ray_samples import sample_rays
 from copilot4d_core.kernels.voxelize import voxelize
@@ -204,14 +204,28 @@ def test_gradient_of_the_whole_rendering_equals_the_dense_reference(model: Token
         assert (a - b).abs().max() <= 1e-4 * max(1.0, b.abs().max().item())
 
 
-def test_rim_of_the_mask_covers_every_corner_that_samples_touch(grid: Grid) -> None:
+def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: Tokenizer) -> None:
+    grid = model.grid
+    mask = grid.pool_mask(grid.occupancy(cloud(200)))
+    feature = torch.randn(*grid.patches_HW, model.config.swin.dims[0], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        normed = model.feature_grid.norm(feature).flatten(0, 1).numpy()
+        cells = read_out_cells(normed, mask, readout_weights(model.state_dict()), grid)
+        dense = model.feature_grid.mlp[0](dense_feature_grid(model, feature).permute(2, 3, 1, 0)).numpy()
+    expected = cells_in_mask(mask, grid)
+    assert np.array_equal(cells.slot_YXZ >= 0, expected)
+    assert sorted(cells.slot_YXZ[expected].tolist()) == list(range(len(cells.hidden_UH)))
+    assert np.abs(cells.hidden_UH[cells.slot_YXZ[expected]] - dense[expected]).max() < 1e-4
+
+
+def test_rim_covers_every_corner_that_samples_touch(grid: Grid) -> None:
     mask = grid.pool_mask(grid.occupancy(cloud(200)))
     origin, direction = rays(300)
     samples = sample_rays(origin, direction, mask, grid, np.random.default_rng(1).random(300, dtype=np.float32))
     ray, place = np.nonzero(np.arange(samples.distance_RS.shape[1]) < samples.count_R[:, None])
     position = origin[ray] + samples.distance_RS[ray, place][:, None] * direction[ray]
-    u = np.clip((position - grid.minimum_m) / grid.feature_cell_size_m - 0.5, 0, np.array(grid.feature_cells_YXZ)[[1, 0, 2]] - 1)
-    base = np.minimum(u.astype(int), np.array(grid.feature_cells_YXZ)[[1, 0, 2]] - 2)
+    last = np.array(grid.feature_cells_YXZ)[[1, 0, 2]] - 1
+    base = np.minimum(np.clip((position - grid.minimum_m) / grid.feature_cell_size_m - 0.5, 0, last).astype(int), last - 1)
     cells = cells_in_mask(mask, grid)
     for corner in range(8):
         x, y, z = (base + np.array([corner & 1, corner >> 1 & 1, corner >> 2 & 1])).T

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -15,9 +14,9 @@ import torch
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.runner import Rendering, TokenArray
 from copilot4d_core.grid import BoolArray, FloatArray
-from copilot4d_core.kernels.mask_cells import cells_in_mask
+from copilot4d_core.kernels.feature_readout import ReadoutWeights, read_out_cells
 from copilot4d_core.kernels.pillar_features import PillarWeights, pillar_features
-from copilot4d_core.kernels.ray_march import OccupancyCells, march_rays
+from copilot4d_core.kernels.ray_march import march_rays
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights, model_id
 
@@ -29,13 +28,8 @@ class TorchRunner:
         self.tokenizer, self.config, self.model_id = tokenizer, tokenizer.config, name
         self._stage_ms: dict[str, float] = {}
         state = tokenizer.state_dict()
-        # The MLP's first layer is linear: folded into the read-out, see kernels/ray_march.py.
-        first = state["feature_grid.mlp.0.weight"]
-        self._readout_weight = torch.matmul(first, state["feature_grid.readout_weight"]).numpy()
-        self._readout_bias = (state["feature_grid.readout_bias"] @ first.T + state["feature_grid.mlp.0.bias"]).numpy()
-        self._output, self._output_bias = state["feature_grid.mlp.2.weight"][0].numpy(), float(state["feature_grid.mlp.2.bias"])
         self._pillar_weights = pillar_weights(state, tokenizer.config.voxel_encoder.dim)
-        self._slots = np.zeros(tokenizer.grid.feature_cells_YXZ, dtype=np.int32)
+        self._readout_weights = readout_weights(state)
 
     def __enter__(self) -> TorchRunner:
         return self
@@ -92,32 +86,14 @@ class TorchRunner:
             decoded = model.decode(model.look_up(torch.from_numpy(tokens.astype(np.int64))))
             mask = model.predicted_mask(decoded) if mask is None else mask
         with self._timed("render"):
-            marched = march_rays(self._cells(decoded.feature_HWC, mask), mask, rays.origins_m, rays.directions, model.grid)
+            normed = model.feature_grid.norm(decoded.feature_HWC).flatten(0, 1).numpy()
+            cells = read_out_cells(normed, mask, self._readout_weights, model.grid)
+            marched = march_rays(cells, self._readout_weights, mask, rays.origins_m, rays.directions, model.grid)
             met = marched.opacity >= self.config.rendering.opacity_threshold
             with np.errstate(invalid="ignore", divide="ignore"):
                 depth = np.where(met, marched.weighted_m / marched.opacity, np.float32(np.nan))
             nothing = np.float32(np.nan)
             return Rendering(depth, marched.opacity, np.where(met, marched.median_m, nothing), np.where(met, marched.strongest_m, nothing))
-
-    def _cells(self, feature_HWC: torch.Tensor, mask: BoolArray) -> OccupancyCells:
-        """Hidden layer of the occupancy MLP at every cell that a ray inside the mask can look at."""
-        model, grid = self.tokenizer, self.tokenizer.grid
-        per_patch = self.config.grid.feature_cells_per_patch
-        height, width, dim = feature_HWC.shape
-        y, x, z = np.nonzero(cells_in_mask(mask, grid))
-        row = ((y % per_patch) * per_patch + x % per_patch) * grid.voxels_YXZ[2] + z
-        order = np.argsort(row, kind="stable")
-        y, x, z, row = y[order], x[order], z[order], row[order]
-        self._slots[y, x, z] = np.arange(len(row), dtype=np.int32)
-        normed = model.feature_grid.norm(feature_HWC).reshape(height * width, dim).numpy()
-        gathered = normed[(y // per_patch) * width + x // per_patch]
-        hidden = np.empty((len(row), len(self._output)), dtype=np.float32)
-        bounds = np.searchsorted(row, np.arange(len(self._readout_weight) + 1))
-        for number, (first, last) in enumerate(pairwise(bounds)):
-            if last > first:
-                np.matmul(gathered[first:last], self._readout_weight[number].T, out=hidden[first:last])
-                hidden[first:last] += self._readout_bias[number]
-        return OccupancyCells(self._slots, hidden, self._output, self._output_bias)
 
     def _check_tokens(self, tokens: TokenArray) -> None:
         expected = self.tokenizer.grid.tokens_HW
@@ -154,6 +130,15 @@ def pillar_weights(state: Mapping[str, torch.Tensor], point_dim: int) -> PillarW
         state[f"{layer}.3.weight"].T, rows(f"{layer}.3.bias", "bev_pooling.norm.weight", "bev_pooling.norm.bias"),
         state["patch_embedding.weight"], state["patch_embedding.bias"])
     return PillarWeights(*(np.ascontiguousarray(tensor.numpy()) for tensor in tensors))
+
+
+def readout_weights(state: Mapping[str, torch.Tensor]) -> ReadoutWeights:
+    """Read-out of the feature grid with the linear first layer of the occupancy MLP folded in, from a tokenizer's state."""
+    first = state["feature_grid.mlp.0.weight"]
+    matrix = torch.matmul(first, state["feature_grid.readout_weight"]).transpose(1, 2)
+    bias = state["feature_grid.readout_bias"] @ first.T + state["feature_grid.mlp.0.bias"]
+    return ReadoutWeights(np.ascontiguousarray(matrix.numpy()), bias.numpy(), state["feature_grid.mlp.2.weight"][0].numpy(),
+                          float(state["feature_grid.mlp.2.bias"]))
 
 
 def torch_runner(weights: Path) -> TorchRunner:

@@ -1,8 +1,7 @@
 """The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
 
-In: a list of feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, and opacity.
-Unusual: the first layer of the occupancy MLP is linear and trilinear weights sum to 1, so that layer was applied to the
-cells already (`hidden_UH`); a sample interpolates the hidden values instead of the features and saves half the work.
+In: the feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, and opacity.
+Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the features; see `feature_readout.py`.
 """
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
@@ -12,23 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
+from copilot4d_core.kernels.feature_readout import OccupancyCells, ReadoutWeights
 from copilot4d_core.kernels.launch import CPU, launch_rows
 from copilot4d_core.kernels.ray_samples import mask_grid
 from copilot4d_core.kernels.ray_traversal import MaskGrid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.volume_rendering import softplus
-
-
-class OccupancyCells(NamedTuple):
-    """The part of the neural feature grid that rays may look at."""
-
-    slot_YXZ: IntArray
-    """(Y, X, Z) int32 feature-grid cells: row of `hidden_UH`; only cells inside the mask and its rim are read."""
-    hidden_UH: FloatArray
-    """(U, hidden) first layer of the occupancy MLP at each listed cell, before its ReLU."""
-    output_H: FloatArray
-    """(hidden,) second layer."""
-    output_bias: float
 
 
 class MarchedRays(NamedTuple):
@@ -113,7 +101,7 @@ def _march_kernel(hidden: int) -> wp.Kernel:
     return march
 
 
-def march_rays(cells: OccupancyCells, mask_YXZ: BoolArray, origin_R3: FloatArray, direction_R3: FloatArray, grid: Grid,
+def march_rays(cells: OccupancyCells, weights: ReadoutWeights, mask_YXZ: BoolArray, origin_R3: FloatArray, direction_R3: FloatArray, grid: Grid,
                device: str = CPU) -> MarchedRays:
     """Render rays through the listed cells, as deployed.
 
@@ -122,6 +110,7 @@ def march_rays(cells: OccupancyCells, mask_YXZ: BoolArray, origin_R3: FloatArray
 
     Args:
         cells: cells inside the mask and their rim.
+        weights: their read-out, whose output layer ends the MLP.
         mask_YXZ: pooled skip mask, bool.
         origin_R3, direction_R3: (R, 3) float32, metres and unit vectors.
     """
@@ -136,6 +125,6 @@ def march_rays(cells: OccupancyCells, mask_YXZ: BoolArray, origin_R3: FloatArray
         mask_grid(mask_YXZ, grid, device), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
         wp.vec3(*(1.0 / float(size) for size in grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers),
         wp.array(cells.slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False),
-        wp.array(np.ascontiguousarray(cells.hidden_UH), dtype=vector, device=device, copy=False), vector(*map(float, cells.output_H)),
-        cells.output_bias, *(wp.array(a, dtype=wp.float32, device=device, copy=False) for a in out)], device)
+        wp.array(np.ascontiguousarray(cells.hidden_UH), dtype=vector, device=device, copy=False), vector(*map(float, weights.output_H)),
+        weights.output_bias, *(wp.array(a, dtype=wp.float32, device=device, copy=False) for a in out)], device)
     return MarchedRays(*out)
