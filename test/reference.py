@@ -86,6 +86,45 @@ def mask_runs(origin: np.ndarray, direction: np.ndarray, mask: np.ndarray, grid:
     return [(float(distance[a]), float(distance[min(b, len(distance) - 1)])) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
+def sample_distances(origin_R3: Tensor, direction_R3: Tensor, mask_YXZ: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Samples of every ray inside the mask, all rays one cell further at a time: distances (R, S) and counts (R,)."""
+    low, high = torch.from_numpy(grid.minimum_m), torch.from_numpy(grid.maximum_m)
+    shape = torch.tensor(mask_YXZ.shape)[[1, 0, 2]]
+    size = (high - low) / shape
+    a, b = (low - origin_R3) / direction_R3, (high - origin_R3) / direction_R3
+    at = torch.minimum(a, b).amax(dim=1).clamp(min=0.0)
+    end = torch.maximum(a, b).amin(dim=1)
+    cell = ((origin_R3 + at[:, None] * direction_R3 - low) / size).floor().long().clamp(torch.zeros(3, dtype=torch.long), shape - 1)
+    step = torch.where(direction_R3 > 0, 1, -1)
+    following = (low + (cell + (step > 0)) * size - origin_R3) / direction_R3
+    delta = (size / direction_R3).abs()
+    begin = torch.full_like(at, -1.0)
+    runs: list[Tensor] = []
+    while True:
+        inside = (at < end) & (cell >= 0).all(dim=1) & (cell < shape).all(dim=1)
+        safe = cell.clamp(torch.zeros(3, dtype=torch.long), shape - 1)
+        occupied = inside & mask_YXZ[safe[:, 1], safe[:, 0], safe[:, 2]]
+        ends = torch.nonzero((begin >= 0) & ~occupied).flatten()
+        runs.append(torch.stack([ends.to(at.dtype), begin[ends], at[ends]], dim=1))
+        begin[ends] = -1.0
+        begin = torch.where(occupied & (begin < 0), at, begin)
+        if not inside.any():
+            break
+        axis = following.argmin(dim=1, keepdim=True)
+        at = torch.where(inside, torch.minimum(following.gather(1, axis).squeeze(1), end), at)
+        cell.scatter_add_(1, axis, step.gather(1, axis))
+        following.scatter_add_(1, axis, delta.gather(1, axis))
+    ray, first, last = torch.cat(runs)[torch.cat(runs)[:, 0].argsort(stable=True)].T
+    number = ((last - first) / grid.config.rendering.step_m).ceil().long().clamp(min=1)
+    run = torch.repeat_interleave(number)
+    place = torch.arange(len(run)) - (number.cumsum(0) - number)[run]
+    distance = first[run] + (place + 0.5) * ((last - first) / number)[run]
+    count = torch.zeros(len(origin_R3), dtype=torch.long).index_add_(0, ray.long(), number)
+    out = torch.zeros(len(origin_R3), max(1, int(count.max())))
+    out[ray.long()[run], torch.arange(len(run)) - (count.cumsum(0) - count)[ray.long()[run]]] = distance
+    return out, count
+
+
 def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tensor, valid_RS: Tensor, origin_R3: Tensor,
                  direction_R3: Tensor) -> Rendered:
     """Rendering through the dense feature grid, `grid_sample` and `cumprod`, at given sample distances."""

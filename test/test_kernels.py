@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, render_dense, voxel_lists
+from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, render_dense, sample_distances, voxel_lists
 
 from copilot4d_core.config import preset
 from copilot4d_core.deploy.torch_runner import TorchRunner, pillar_weights, readout_weights
@@ -123,6 +123,17 @@ def test_samples_fill_the_runs_that_small_steps_find(grid: Grid) -> None:
         assert (np.diff(got) > 0).all()
         for distance in expected:
             assert np.abs(got - distance).min() < grid.config.rendering.step_m / 2
+
+
+def test_samples_equal_those_of_the_torch_twin(grid: Grid) -> None:
+    mask = grid.pool_mask(grid.occupancy(cloud(300)))
+    origin, direction = rays(2000)
+    fast = sample_rays(origin, direction, mask, grid, np.full(2000, 0.5, dtype=np.float32))
+    distance, count = sample_distances(torch.from_numpy(origin), torch.from_numpy(direction), torch.from_numpy(mask), grid)
+    # A run whose length is a whole number of steps may be cut into one sample more or less by the last bit.
+    same = fast.count_R == count.numpy()
+    assert same.mean() > 0.999
+    assert np.abs(fast.distance_RS[same] - distance.numpy()[same][:, : fast.distance_RS.shape[1]]).max() < 1e-4
 
 
 def test_a_ray_that_misses_the_region_or_the_mask_has_no_sample(grid: Grid) -> None:

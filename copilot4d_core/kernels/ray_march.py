@@ -37,17 +37,23 @@ def _march_kernel(hidden: int) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
 
     @wp.func
-    def occupancy_logit(position: wp.vec3, low: wp.vec3, inverse: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32),
-                        cells: wp.array(dtype=vector), output: vector, bias: float):
-        ux = wp.clamp((position[0] - low[0]) * inverse[0] - 0.5, 0.0, float(shape[0] - 1))
-        uy = wp.clamp((position[1] - low[1]) * inverse[1] - 0.5, 0.0, float(shape[1] - 1))
-        uz = wp.clamp((position[2] - low[2]) * inverse[2] - 0.5, 0.0, float(shape[2] - 1))
+    def cell_coordinate(origin: float, direction: float, distance: float, low: float, size: float, cells: int):
+        # float64: 80 m over cells of a few centimetres leaves float32 an error that moves far surfaces by a millimetre.
+        position = wp.float64(origin) + wp.float64(distance) * wp.float64(direction)
+        return wp.clamp((position - wp.float64(low)) / wp.float64(size) - wp.float64(0.5), wp.float64(0.0), wp.float64(cells - 1))
+
+    @wp.func
+    def occupancy_logit(origin: wp.vec3, direction: wp.vec3, distance: float, low: wp.vec3, size: wp.vec3, shape: wp.vec3i,
+                        slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector), output: vector, bias: float):
+        ux = cell_coordinate(origin[0], direction[0], distance, low[0], size[0], shape[0])
+        uy = cell_coordinate(origin[1], direction[1], distance, low[1], size[1], shape[1])
+        uz = cell_coordinate(origin[2], direction[2], distance, low[2], size[2], shape[2])
         x = wp.min(int(ux), shape[0] - 2)
         y = wp.min(int(uy), shape[1] - 2)
         z = wp.min(int(uz), shape[2] - 2)
-        fx = ux - float(x)
-        fy = uy - float(y)
-        fz = uz - float(z)
+        fx = float(ux - wp.float64(x))
+        fy = float(uy - wp.float64(y))
+        fz = float(uz - wp.float64(z))
         lower = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z]] + fx * cells[slots[y, x + 1, z]]) + fy * (
             (1.0 - fx) * cells[slots[y + 1, x, z]] + fx * cells[slots[y + 1, x + 1, z]])
         upper = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z + 1]] + fx * cells[slots[y, x + 1, z + 1]]) + fy * (
@@ -57,7 +63,7 @@ def _march_kernel(hidden: int) -> wp.Kernel:
 
     @wp.kernel(module="unique")
     def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
-              log_stop: float, inverse: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector),
+              log_stop: float, size: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector),
               output: vector, bias: float, weighted: wp.array(dtype=wp.float32), opacity: wp.array(dtype=wp.float32),
               median: wp.array(dtype=wp.float32), strongest: wp.array(dtype=wp.float32)):
         i = first + wp.tid()
@@ -69,6 +75,7 @@ def _march_kernel(hidden: int) -> wp.Kernel:
         best = float(0.0)
         best_distance = wp.float32(wp.nan)
         log_clear = float(0.0)
+        clear = float(1.0)
         count = int(0)
         span = region_entry(origin, direction, mask.low, mask.high)
         if span[1] > span[0]:
@@ -81,9 +88,12 @@ def _march_kernel(hidden: int) -> wp.Kernel:
                 for k in range(number):
                     if count < limit and log_clear > log_stop:
                         distance = begin + (float(k) + 0.5) * spacing
-                        logit = occupancy_logit(origin + distance * direction, mask.low, inverse, shape, slots, cells, output, bias)
-                        weight = wp.exp(log_clear - softplus(-logit))
+                        logit = occupancy_logit(origin, direction, distance, mask.low, size, shape, slots, cells, output, bias)
+                        # w_i = alpha_i T_i = T_i - T_{i+1}, which saves a second logarithm and exponential.
                         log_clear = log_clear - softplus(logit)
+                        clear_behind = wp.exp(log_clear)
+                        weight = clear - clear_behind
+                        clear = clear_behind
                         depth += weight * distance
                         if total < 0.5 and total + weight >= 0.5:
                             half = distance
@@ -123,7 +133,7 @@ def march_rays(cells: OccupancyCells, weights: ReadoutWeights, mask_YXZ: BoolArr
         wp.array(np.ascontiguousarray(origin_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
         wp.array(np.ascontiguousarray(direction_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
         mask_grid(mask_YXZ, grid, device), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
-        wp.vec3(*(1.0 / float(size) for size in grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers),
+        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers),
         wp.array(cells.slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False),
         wp.array(np.ascontiguousarray(cells.hidden_UH), dtype=vector, device=device, copy=False), vector(*map(float, weights.output_H)),
         weights.output_bias, *(wp.array(a, dtype=wp.float32, device=device, copy=False) for a in out)], device)
