@@ -22,14 +22,22 @@ TokenArray = npt.NDArray[np.uint16]
 class Rendering(NamedTuple):
     """What each ray met. Every array is (R,) float32."""
 
-    depth_m: FloatArray
-    """Expected distance along the ray divided by the opacity; NaN where the opacity is below the threshold (met nothing)."""
+    expected_m: FloatArray
+    """Equation 4 divided by the opacity: the mean of what the ray may meet; NaN where the opacity is below the threshold."""
     opacity: FloatArray
     """Sum of the weights, 0 to 1."""
     median_m: FloatArray
     """First distance at which the summed weight reaches one half; NaN for nothing."""
     strongest_m: FloatArray
     """Distance of the largest weight; NaN for nothing."""
+
+    @property
+    def depth_m(self) -> FloatArray:
+        """The depth that is published, evaluated and drawn: the median.
+
+        Equation 4 gives a point in mid-air for a ray that may meet either of two surfaces; the median lies on one.
+        """
+        return self.median_m
 
 
 class Runner(Protocol):

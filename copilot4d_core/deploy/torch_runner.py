@@ -91,9 +91,9 @@ class TorchRunner:
             marched = march_rays(cells, self._readout_weights, mask, rays.origins_m, rays.directions, model.grid)
             met = marched.opacity >= self.config.rendering.opacity_threshold
             with np.errstate(invalid="ignore", divide="ignore"):
-                depth = np.where(met, marched.weighted_m / marched.opacity, np.float32(np.nan))
+                expected = np.where(met, marched.weighted_m / marched.opacity, np.float32(np.nan))
             nothing = np.float32(np.nan)
-            return Rendering(depth, marched.opacity, np.where(met, marched.median_m, nothing), np.where(met, marched.strongest_m, nothing))
+            return Rendering(expected, marched.opacity, np.where(met, marched.median_m, nothing), np.where(met, marched.strongest_m, nothing))
 
     def _check_tokens(self, tokens: TokenArray) -> None:
         expected = self.tokenizer.grid.tokens_HW
