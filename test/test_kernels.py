@@ -260,7 +260,7 @@ def test_march_equals_the_dense_reference(model: Tokenizer) -> None:
     met = slow.opacity.numpy() > model.config.rendering.opacity_threshold + 0.01
     assert met.sum() > 20
     expected = (slow.depth / slow.opacity).numpy()
-    assert np.abs(fast.depth_m - expected)[met].max() < DEPTH_TOLERANCE_M
+    assert np.abs(fast.expected_m - expected)[met].max() < DEPTH_TOLERANCE_M
     cumulative = np.cumsum(slow.weights.numpy(), axis=1)
     first_half = samples.distance_RS[np.arange(500), np.argmax(cumulative >= 0.5, axis=1)]
     sure = met & (np.abs(cumulative - 0.5).min(axis=1) > 1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -81,6 +82,7 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists() and not resume:
         raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # keeps advertisements out of the progress bar
     lightning.seed_everything(config.training.seed, verbose=False)
     module = TrainingModule(config)
     if resume:

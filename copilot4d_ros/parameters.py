@@ -1,0 +1,100 @@
+"""The node's parameters: names, types, ranges, descriptions and defaults, in one table.
+
+What training fixed (region, cells, codebook) travels with the weights and is no parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_ros.frame_processor import DepthMode
+
+
+class ParameterSpec(NamedTuple):
+    """One parameter; `low` and `high` bound a number, `choices` a string."""
+
+    name: str
+    default: str | int | float
+    description: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    read_only: bool = True
+
+
+SPECS = (
+    ParameterSpec("weights", "", "Path of the model's .safetensors file; empty: the weights in the package."),
+    ParameterSpec("input_qos", "auto", "Reliability of the input; auto = best_effort, which matches every publisher.",
+                  choices=("auto", "best_effort", "reliable")),
+    ParameterSpec("depth.rows", 64, "Rows of the depth image (beams).", 2, 256),
+    ParameterSpec("depth.columns", 1024, "Columns of the depth image (steps of a full turn).", 1, 4096),
+    ParameterSpec("depth.elevation_min_deg", -24.8, "Elevation of the lowest row in degrees.", -90.0, 90.0),
+    ParameterSpec("depth.elevation_max_deg", 2.0, "Elevation of the highest row in degrees.", -90.0, 90.0),
+    ParameterSpec("depth.mode", "median", "Which depth of a ray is published: the first distance where the weights reach half "
+                  "(median), the expected one, or that of the largest weight (strongest).",
+                  choices=tuple(mode.value for mode in DepthMode), read_only=False),
+    ParameterSpec("diagnostics.period_s", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0),
+)
+
+
+class NodeSettings(NamedTuple):
+    """Values that are fixed when the node starts."""
+
+    weights: Path | None
+    input_qos: str
+    pattern: SphericalPattern
+    diagnostics_period_s: float
+
+
+def declare_parameters(node: Node) -> NodeSettings:
+    """Declare every parameter and read those that are fixed at the start.
+
+    Raises:
+        ValueError: a string is none of its choices, or the elevations are in the wrong order.
+        rclpy.exceptions.ParameterException: a number is out of its range, or a value has another type.
+    """
+    values: dict[str, Any] = {}
+    for spec in SPECS:
+        values[spec.name] = node.declare_parameter(spec.name, spec.default, _descriptor(spec)).value
+        _check_choice(spec, values[spec.name])
+    node.add_on_set_parameters_callback(refuse_unknown_choices)
+    pattern = SphericalPattern(values["depth.rows"], values["depth.columns"],
+                               values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
+    weights = Path(values["weights"]).expanduser() if values["weights"] else None
+    return NodeSettings(weights, values["input_qos"], pattern, values["diagnostics.period_s"])
+
+
+def refuse_unknown_choices(changes: Sequence[Parameter[Any]]) -> Any:
+    """Answer to a request to change parameters: refused, with the choices, when a string is none of them."""
+    by_name = {spec.name: spec for spec in SPECS}
+    for change in changes:
+        if change.name in by_name:
+            try:
+                _check_choice(by_name[change.name], change.value)
+            except ValueError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
+
+
+def _check_choice(spec: ParameterSpec, value: Any) -> None:
+    if spec.choices and value not in spec.choices:
+        raise ValueError(f"{spec.name}: expected one of {', '.join(spec.choices)}, got {value!r}")
+
+
+def _descriptor(spec: ParameterSpec) -> Any:
+    descriptor = ParameterDescriptor(description=spec.description, read_only=spec.read_only)
+    if spec.choices:
+        descriptor.additional_constraints = f"one of {', '.join(spec.choices)}"
+    if spec.low is not None and spec.high is not None:
+        if isinstance(spec.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high, step=0.0)]
+    return descriptor

@@ -1,0 +1,42 @@
+"""One package for pip and for colcon (ament_python): the core without ROS, and the ROS 2 adapters."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+NAME = "copilot4d_ros"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="LiDAR tokenizer of CoPilot4D as a ROS 2 node",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["copilot4d_core", "copilot4d_core.*", "copilot4d_ros", "copilot4d_ros.*"]),
+    package_data={"copilot4d_core": ["weights/*"], "copilot4d_ros": ["resource/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"{NAME}/resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", glob("launch/*.launch.py")),
+        (f"share/{NAME}/config", glob("config/*")),
+    ],
+    install_requires=[
+        "numpy>=1.24", "pyyaml>=6", "warp-lang>=1.9", "safetensors>=0.4", "rosbags>=0.11", "scipy>=1.11", "rich>=13",
+        "matplotlib>=3.8", "pillow>=10",
+    ],
+    extras_require={
+        "train": ["torch>=2.4", "lightning>=2.4", "tensorboard>=2.14"],
+        # ROS 2 Kilted from PyPI, for machines without a ROS installation.
+        "ros": ["ros-rclpy==9.1.*", "ros-rmw-fastrtps-cpp==9.3.*", "ros-sensor-msgs==5.5.*", "ros-std-msgs==5.5.*",
+                "ros-diagnostic-msgs==5.5.*", "ros-rosgraph-msgs==2.3.*"],
+        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "colcon-core>=0.19", "colcon-ros>=0.5"],
+    },
+    entry_points={"console_scripts": [
+        "copilot4d = copilot4d_core.cli:main",
+        "tokenizer_node = copilot4d_ros.tokenizer_node:main",
+        "bag_player = copilot4d_ros.bag_player:main",
+    ]},
+    # Where `ros2 run` looks for executables; pip ignores it.
+    options={"develop": {"script_dir": f"$base/lib/{NAME}"}, "install": {"install_scripts": f"$base/lib/{NAME}"}},
+    zip_safe=False,
+)

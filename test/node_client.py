@@ -1,0 +1,117 @@
+"""What the node's tests talk to it with: a node that publishes clouds and keeps every answer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, PointCloud2, PointField
+from std_msgs.msg import String
+
+from copilot4d_ros import qos
+from copilot4d_ros.messages import byte_array, stamp_ns
+
+DEADLINE_S = 15.0
+
+
+def cloud(points: Any, stamp: int, names: str = "xyz", frame: str = "lidar_top") -> Any:
+    """Cloud of packed float32 fields, written with nothing of the package but the byte copy.
+
+    Args:
+        points: (N, len(names)).
+        stamp: nanoseconds; makes the cloud findable.
+    """
+    values = np.asarray(points, dtype="<f4").reshape(-1, len(names))
+    message = PointCloud2(height=1, width=len(values), point_step=4 * len(names), row_step=4 * values.size, is_dense=False)
+    message.fields = [PointField(name=n, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, n in enumerate(names)]
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+    message.data = byte_array(values)
+    return message
+
+
+class NodeClient(Node):
+    """Publishes to the input of the node `tokenizer` in a namespace and keeps what that node publishes."""
+
+    def __init__(self, namespace: str, name: str = "client") -> None:
+        super().__init__(name, namespace=namespace)
+        self.target = f"/{namespace}/tokenizer"
+        self.clouds = self.create_publisher(PointCloud2, f"{self.target}/input/points", qos.PLAYBACK)
+        self.tokens: dict[int, Any] = {}
+        self.depth: dict[int, Any] = {}
+        self.reconstruction: dict[int, Any] = {}
+        self.info: dict[str, Any] | None = None
+        self.diagnostics: dict[str, str] = {}
+        self.level = b""
+        self._stamp = 1_700_000_000_123_456_789
+        self.create_subscription(Image, f"{self.target}/tokens", lambda m: self._keep(self.tokens, m), 10)
+        self.create_subscription(String, f"{self.target}/model_info", self._keep_info, qos.LATCHED)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, 10)
+
+    def watch_renderings(self) -> list[Any]:
+        """Subscribe to depth and reconstruction; the subscriptions, to be destroyed."""
+        points = f"{self.target}/reconstruction"
+        return [self.create_subscription(Image, f"{self.target}/depth", lambda m: self._keep(self.depth, m), 10),
+                self.create_subscription(PointCloud2, points, lambda m: self._keep(self.reconstruction, m), 10)]
+
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> None:
+        """Spin until a condition holds; fails with what was awaited."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s; last diagnostics {self.diagnostics}"
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+    def send_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Publish good clouds until a condition holds, for connections that are still being made."""
+
+        def sent() -> Any:
+            self.send([[1.0, 1.0, 0.0]])
+            rclpy.spin_once(self, timeout_sec=0.2)
+            return condition()
+
+        self.wait(sent, what)
+
+    def send(self, points: Any, **how: Any) -> int:
+        """Publish a cloud with a new stamp, which is returned."""
+        self._stamp += 100_000_001
+        self.clouds.publish(cloud(points, self._stamp, **how))
+        return self._stamp
+
+    def count(self, key: str) -> int:
+        """A count in the latest diagnostics; -1 before the first."""
+        return int(self.diagnostics.get(key, "-1"))
+
+    def connect(self) -> None:
+        """Wait until both directions work: clouds are sent until tokens come back and nothing is under way."""
+        self.wait(lambda: self.info, "model info")
+        self.send_until(lambda: self.tokens, "first tokens")
+        self.wait(lambda: self.count("received") == self.count("processed") + self.count("dropped_replaced") > 0, "quiet")
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Ask the node to change a parameter; rcl_interfaces/SetParametersResult."""
+        service = self.create_client(SetParameters, f"{self.target}/set_parameters")
+        assert service.wait_for_service(DEADLINE_S)
+        future = service.call_async(SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()]))
+        self.wait(future.done, f"answer to setting {name}")
+        self.destroy_client(service)
+        return future.result().results[0]
+
+    def _keep(self, where: dict[int, Any], message: Any) -> None:
+        where[stamp_ns(message.header)] = message
+
+    def _keep_info(self, message: Any) -> None:
+        self.info = json.loads(message.data)
+
+    def _keep_diagnostics(self, message: Any) -> None:
+        status = message.status[0]
+        if status.name.startswith(f"{self.target}:"):
+            self.level = status.level
+            self.diagnostics = {pair.key: pair.value for pair in status.values}

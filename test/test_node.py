@@ -1,0 +1,219 @@
+"""The real node in its own process on a real ROS graph, with a stand-in for the model (see fake_runner.py)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
+
+from fake_runner import MODEL_ID, SLOW_MS_VARIABLE  # noqa: E402
+from node_client import DEADLINE_S, NodeClient  # noqa: E402
+
+from copilot4d_ros.messages import array_from_image  # noqa: E402
+from copilot4d_ros.own_graph import own_graph, stop  # noqa: E402
+from copilot4d_ros.parameters import SPECS  # noqa: E402
+
+HERE = Path(__file__).parent
+FAST_DIAGNOSTICS = ("-p", "diagnostics.period_s:=0.1")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Iterator[None]:
+    """A domain of our own with rclpy ready."""
+    with own_graph():
+        rclpy.init()
+        yield
+        rclpy.try_shutdown()
+
+
+@contextmanager
+def node_process(namespace: str, log: Path, *parameters: str, encode_ms: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
+    """The node with the fake model; killed at the end if it still runs."""
+    # The fake runner lies here, so the child would not find a checkout that is not installed.
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {SLOW_MS_VARIABLE: str(encode_ms), "PYTHONPATH": path}
+    command = [sys.executable, str(HERE / "fake_runner.py"), "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            yield process
+        finally:
+            stop(process)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the shared node prints."""
+    return tmp_path_factory.mktemp("node") / "log.txt"
+
+
+@pytest.fixture(scope="module")
+def client(graph: None, log: Path) -> Iterator[NodeClient]:
+    """A client connected to one node for all tests that leave it as it was."""
+    with node_process("shared", log, "-p", "depth.rows:=8", "-p", "depth.columns:=16", *FAST_DIAGNOSTICS):
+        client = NodeClient("shared")
+        client.connect()
+        yield client
+        client.destroy_node()
+
+
+def test_tokens_carry_the_header_and_lie_in_the_right_cells(client: NodeClient) -> None:
+    # tiny: +-10 m, 16 x 16 tokens of 1.25 m; row = y, column = x. One point low right, three at the top, left of the middle.
+    stamp = client.send([[9.9, -9.9, 0.0], *[[-0.1, 9.9, 0.5]] * 3], frame="roof/lidar")
+    client.wait(lambda: stamp in client.tokens, "tokens")
+    message = client.tokens[stamp]
+    expected = np.zeros((16, 16), dtype=np.uint16)
+    expected[0, 15], expected[15, 7] = 1, 3
+    assert message.header.frame_id == "roof/lidar"
+    assert (message.encoding, message.step, message.is_bigendian) == ("16UC1", 32, 0)
+    np.testing.assert_array_equal(array_from_image(message), expected)
+
+
+def test_info_reaches_whoever_comes_late(client: NodeClient) -> None:
+    late = NodeClient("shared", "late")
+    late.wait(lambda: late.info, "latched info")
+    late.destroy_node()
+    assert late.info is not None
+    assert late.info["model_id"] == MODEL_ID
+    assert (late.info["codebook_size"], late.info["token_dtype"], late.info["invalid_token"]) == (64, "uint16", 65535)
+    assert (late.info["grid"], late.info["row_axis"], late.info["column_axis"]) == ([16, 16], "y", "x")
+    assert (late.info["region_min_m"], late.info["region_max_m"]) == ([-10.0, -10.0, -2.25], [10.0, 10.0, 2.25])
+    assert late.info["cell_size_m"] == [1.25, 1.25]
+    assert (late.info["depth_image"]["rows"], late.info["depth_image"]["columns"]) == (8, 16)
+
+
+def test_depth_is_rendered_only_while_somebody_looks(client: NodeClient) -> None:
+    stamp = client.send([[1.0, 1.0, 0.0]])
+    client.wait(lambda: client.diagnostics.get("last_stamp_ns") == str(stamp), "diagnostics of the scan")
+    assert "encode_ms" in client.diagnostics and "render_ms" not in client.diagnostics
+
+    subscriptions = client.watch_renderings()
+    client.send_until(lambda: set(client.depth) & set(client.reconstruction), "renderings")
+    stamp = max(set(client.depth) & set(client.reconstruction))
+    depth_m = array_from_image(client.depth[stamp])
+    # The fake model meets something at 6 m below the horizon, which is where rows 1 to 7 of -24.8 to 2 degrees look.
+    assert client.depth[stamp].encoding == "32FC1" and depth_m.shape == (8, 16)
+    assert np.isnan(depth_m[0]).all() and (depth_m[1:] == 6.0).all()
+    cloud = client.reconstruction[stamp]
+    assert (cloud.height, cloud.width, cloud.is_dense, cloud.header.frame_id) == (8, 16, False, "lidar_top")
+    points_m = np.frombuffer(cloud.data, dtype="<f4").reshape(8, 16, 3)
+    assert np.isnan(points_m[0]).all()
+    np.testing.assert_allclose(np.linalg.norm(points_m[1:], axis=2), 6.0, rtol=1e-6)
+    for subscription in subscriptions:
+        client.destroy_subscription(subscription)
+
+
+def test_depth_mode_changes_while_running_and_nothing_else(client: NodeClient) -> None:
+    assert client.set_parameter("depth.mode", "expected").successful
+    subscriptions = client.watch_renderings()
+    client.depth.clear()
+    client.send_until(lambda: client.depth, "depth")
+    assert np.nanmax(array_from_image(client.depth[max(client.depth)])) == 5.0
+    refused = client.set_parameter("depth.mode", "mean")
+    assert not refused.successful and "expected, median, strongest" in refused.reason
+    assert not client.set_parameter("depth.rows", 16).successful
+    assert client.set_parameter("depth.mode", "median").successful
+    for subscription in subscriptions:
+        client.destroy_subscription(subscription)
+
+
+@pytest.mark.parametrize(("points", "names", "reason", "warning"), [
+    ([[1.0, 2.0]], "xy", "invalid", r"missing z"),
+    ([], "xyz", "empty", r"got width 0"),
+    ([[np.nan] * 3, [np.inf] * 3, [0.0] * 3], "xyz", "empty", r"got 3 points that are all NaN"),
+    ([[500.0, 0.0, 0.0]], "xyz", "outside", r"between \[-10.0, -10.0, -2.25\]"),
+    ([[1.0, 1.0, 1.0]] * 13, "xyz", "failed", r"fake model: 13 points"),
+])
+def test_a_bad_cloud_is_named_and_counted_and_the_next_good_one_works(
+        client: NodeClient, log: Path, points: list[list[float]], names: str, reason: str, warning: str) -> None:
+    key = f"dropped_{reason}"
+    before, level_seen = client.count(key), []
+    bad = client.send(points, names=names)
+    client.wait(lambda: level_seen.append(client.level) or client.count(key) == before + 1, key)
+    assert b"\x01" in level_seen or client.level == b"\x01"
+    good = client.send([[1.0, 1.0, 0.0]])
+    client.wait(lambda: good in client.tokens, "tokens after a bad cloud")
+    assert bad not in client.tokens
+    # Warnings are rate-limited, so the second empty one may be silent.
+    client.wait(lambda: re.search(warning, log.read_text()) or reason != "invalid", "warning")
+
+
+def test_one_warning_for_a_stream_of_bad_clouds(graph: None, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with node_process("stream", log, *FAST_DIAGNOSTICS):
+        client = NodeClient("stream")
+        client.connect()
+        for _ in range(5):
+            before = client.count("dropped_invalid")
+            client.send([[1.0, 2.0]], names="xy")
+            client.wait(lambda before=before: client.count("dropped_invalid") > before, "bad cloud counted")
+        client.destroy_node()
+    assert log.read_text().count("missing z") == 1
+
+
+def test_every_scan_of_a_burst_is_accounted_for(graph: None, tmp_path: Path) -> None:
+    with node_process("burst", tmp_path / "log.txt", "-p", "input_qos:=reliable", *FAST_DIAGNOSTICS, encode_ms=200):
+        client = NodeClient("burst")
+        client.connect()
+        received, processed, replaced = (client.count(k) for k in ("received", "processed", "dropped_replaced"))
+        for _ in range(12):
+            newest = client.send([[1.0, 1.0, 0.0]])
+            time.sleep(0.03)
+        client.wait(lambda: newest in client.tokens, "the newest scan")
+        client.wait(lambda: client.count("processed") + client.count("dropped_replaced") == client.count("received"), "quiet")
+        client.destroy_node()
+        assert client.count("received") == received + 12
+        assert client.count("processed") < processed + 6, "a queue was worked off"
+        assert client.count("dropped_replaced") == replaced + 12 - (client.count("processed") - processed)
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("encode_ms", [0.0, 1000.0], ids=["idle", "busy"])
+def test_a_signal_ends_the_node_cleanly(graph: None, tmp_path: Path, with_signal: signal.Signals, encode_ms: float) -> None:
+    log, namespace = tmp_path / "log.txt", f"{with_signal.name}_{encode_ms:.0f}"
+    with node_process(namespace, log, *FAST_DIAGNOSTICS, encode_ms=encode_ms) as process:
+        client = NodeClient(namespace)
+        client.wait(lambda: client.info, "model info")
+        client.wait(lambda: client.clouds.get_subscription_count(), "subscription")
+        client.send_until(lambda: client.count("received") > 0, "a scan arrived")
+        assert stop(process, with_signal) == 0
+        client.destroy_node()
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.parametrize(("setting", "expected"), [
+    ("depth.rows:=100000", "depth.rows out of range"),
+    ("diagnostics.period_s:=0.0", "diagnostics.period_s out of range"),
+    ("input_qos:=fast", "input_qos: expected one of auto, best_effort, reliable, got 'fast'"),
+    ("depth.elevation_min_deg:=5.0", "elevation_min_deg < elevation_max_deg"),
+    ("weights:=/nowhere/w.safetensors", "/nowhere/w.safetensors"),
+])
+def test_a_wrong_parameter_is_refused(graph: None, tmp_path: Path, setting: str, expected: str) -> None:
+    log = tmp_path / "log.txt"
+    with node_process("wrong", log, "-p", setting) as process:
+        assert process.wait(DEADLINE_S) == 1
+    assert expected in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_settings_file_names_every_parameter_with_its_default() -> None:
+    text = (HERE.parent / "config" / "tokenizer.yaml").read_text()
+    flat: dict[str, object] = {}
+    for key, value in yaml.safe_load(text)["/**"]["ros__parameters"].items():
+        flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    assert flat == {spec.name: spec.default for spec in SPECS}
+    assert all(type(flat[spec.name]) is type(spec.default) for spec in SPECS), "a whole number for a float is refused by ROS"
+    assert all(spec.description for spec in SPECS)
+    assert all(spec.choices or spec.high is not None for spec in SPECS if spec.name != "weights"), "a parameter without bounds"
