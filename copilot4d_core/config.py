@@ -156,7 +156,7 @@ class SpatialSkipConfig:
     threshold: float = 0.03
     """Probability above which a pooled cell is rendered. Our choice; the end of a training run replaces it by the one that
     reaches `recall`."""
-    recall: float = 0.98
+    recall: float = 0.95
     """Share of the occupied cells that the rendered mask must keep: a superfluous cell costs samples, a missing one a surface."""
 
 

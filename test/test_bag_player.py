@@ -94,7 +94,7 @@ def test_every_byte_and_stamp_arrives_in_the_recorded_rhythm(listener: Any, tmp_
     bag = write_bag(tmp_path / "bag", data)
     log = tmp_path / "log.txt"
     # The player starts first: it must wait for the subscriber.
-    with player(log, f"bag:={bag}", "rate:=0.5", "publish_clock:=true") as process:
+    with player(log, f"bag:={bag}", "rate:=0.25", "publish_clock:=true") as process:
         clouds = listen(listener, PointCloud2, "/roof/points")
         clocks = listen(listener, Clock, "/clock", 100)
         spin_until(listener, lambda: len(clouds) == 5 and process.poll() is not None, "five clouds and the end")
@@ -104,8 +104,8 @@ def test_every_byte_and_stamp_arrives_in_the_recorded_rhythm(listener: Any, tmp_
     last = clouds[-1][1]
     assert (last.header.frame_id, last.width, last.height, last.point_step, last.is_dense) == ("roof", 5, 1, 22, True)
     assert [(f.name, f.offset, f.datatype) for f in last.fields][-2:] == [("ring", 16, 4), ("time", 18, 7)]
-    # Half speed: 0.2 s between clouds. Only the lower bound is sharp; the machine may be busy.
-    assert 0.7 < clouds[-1][0] - clouds[0][0] < 3.0
+    # A quarter of the speed: 0.4 s between clouds, 0.1 s as recorded. The machine may be busy, which moves either end.
+    assert 0.8 < clouds[-1][0] - clouds[0][0] < 6.0
     times = [m.clock.sec * 10**9 + m.clock.nanosec for _, m in clocks]
     assert times == sorted(times) and len(times) > 5
     assert times[-1] == FIRST_NS + 400_000_000, "the clock shows the stamps, not the time of recording"

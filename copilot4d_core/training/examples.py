@@ -78,15 +78,19 @@ class Examples(Dataset[Example]):
         return self.config.training.steps * self.config.training.batch_scans - self.first
 
     def __getitem__(self, index: int) -> Example:
+        return self.example(index, thin=True)
+
+    def example(self, index: int, *, thin: bool) -> Example:
+        """One example; `thin` leaves points out of the input of some, as training wants."""
         rng = np.random.default_rng([self.config.training.seed, self.first + index])
         while True:
             source = self.sources[rng.choice(len(self.sources), p=self.shares)]
             scan = _augmented(source[int(rng.integers(len(source)))], rng)
             inside = self.grid.inside(scan.points_m)
             if inside.sum() >= 2 and self.grid.inside(scan.origin_m[None])[0]:
-                return self._example(scan, inside, rng)
+                return self._example(scan, inside, rng, thin)
 
-    def _example(self, scan: Scan, inside: BoolArray, rng: np.random.Generator) -> Example:
+    def _example(self, scan: Scan, inside: BoolArray, rng: np.random.Generator, thin: bool) -> Example:
         settings = self.config.training
         points = scan.points_m[inside]
         chosen = points[rng.permutation(len(points))[: settings.rays_per_scan]]
@@ -98,7 +102,7 @@ class Examples(Dataset[Example]):
         count = len(depth) + len(pick)
         returned = np.arange(count) < len(depth)
         return Example(
-            points_m=_thinned(points, rng), occupancy_YXZ=self.grid.occupancy(points),
+            points_m=_thinned(points, rng) if thin else points, occupancy_YXZ=self.grid.occupancy(points),
             origin_R3=np.concatenate(origins), direction_R3=np.concatenate(directions),
             depth_R=np.concatenate([depth, np.zeros(len(pick), dtype=np.float32)]).astype(np.float32),
             returned_R=returned, jitter_R=rng.random(count, dtype=np.float32))

@@ -37,7 +37,7 @@ class AtomicCheckpoints(Callback):
 
     def __init__(self, config: Config, out: Path, examples: Examples) -> None:
         self.config, self.out = config, out
-        self.calibration = [examples[i] for i in range(min(CALIBRATION_SCANS, len(examples)))]
+        self.calibration = [examples.example(i, thin=False) for i in range(min(CALIBRATION_SCANS, len(examples)))]
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
         if module.steps_done % CHECKPOINT_EVERY_STEPS == 0:
