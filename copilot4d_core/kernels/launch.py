@@ -1,6 +1,7 @@
 """Runs a Warp kernel over rows, on the CPU with one thread per core.
 
-Warp executes a CPU launch serially and releases the interpreter lock, so a launch is cut into one part per core.
+Warp executes a CPU launch serially and releases the interpreter lock, so a launch is cut into parts, which all
+cores work through.
 Every kernel here therefore takes the index of its first row as its first argument and writes only its own row:
 the result does not depend on how the rows were cut.
 """
@@ -20,7 +21,8 @@ wp.config.enable_backward = False
 wp.init()
 
 CPU = "cpu"
-_MIN_ROWS_PER_THREAD = 256
+_PARTS_PER_CORE = 8
+_MIN_ROWS_PER_PART = 256
 _compiled: set[tuple[Any, ...]] = set()
 
 
@@ -45,7 +47,8 @@ def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str
     """
     if rows == 0:
         return
-    parts = min(num_cores(), max(1, rows // _MIN_ROWS_PER_THREAD)) if device == CPU else 1
+    # More parts than cores: rows differ in cost (far rays are longer), and a core that is done early takes the next part.
+    parts = min(_PARTS_PER_CORE * num_cores(), max(1, rows // _MIN_ROWS_PER_PART)) if device == CPU and num_cores() > 1 else 1
     if parts == 1:
         wp.launch(kernel, dim=rows, inputs=[0, *inputs], device=device)
         return
