@@ -224,8 +224,8 @@ def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: T
         cells = read_out_cells(normed, mask, readout_weights(model.state_dict()), grid)
         dense = model.feature_grid.mlp[0](dense_feature_grid(model, feature).permute(2, 3, 1, 0)).numpy()
     expected = cells_in_mask(mask, grid)
-    assert np.array_equal(cells.slot_YXZ >= 0, expected)
-    assert sorted(cells.slot_YXZ[expected].tolist()) == list(range(len(cells.hidden_UH)))
+    assert np.array_equal(cells.slot_YXZ > 0, expected)
+    assert sorted(cells.slot_YXZ[expected].tolist()) == list(range(1, len(cells.hidden_UH)))
     assert np.abs(cells.hidden_UH[cells.slot_YXZ[expected]] - dense[expected]).max() < 1e-4
 
 

@@ -33,14 +33,14 @@ class OccupancyCells(NamedTuple):
     """Listed cells of the feature grid."""
 
     slot_YXZ: IntArray
-    """(Y, X, Z) int32: row of `hidden_UH`; -1 for a cell that no ray inside the mask can look at."""
+    """(Y, X, Z) int32: row of `hidden_UH`; 0 for a cell that no ray inside the mask can look at."""
     hidden_UH: FloatArray
-    """(U, hidden) first layer of the occupancy MLP at each listed cell, before its ReLU."""
+    """(U, hidden) first layer of the occupancy MLP at each listed cell, before its ReLU; row 0 is no cell."""
 
 
 @wp.kernel
-def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint8), columns: int, per_mask_y: int, per_mask_x: int,
-                 slots: wp.array3d(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
+def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint8), is_used: wp.array2d(dtype=wp.uint8), columns: int, per_mask_y: int,
+                 per_mask_x: int, slots: wp.array3d(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
     column = first + wp.tid()
     y = column // columns
     x = column % columns
@@ -49,20 +49,22 @@ def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint8), columns: int, per
     y1 = wp.min(y + 1, slots.shape[0] - 1) // per_mask_y
     x0 = wp.max(x - 1, 0) // per_mask_x
     x1 = wp.min(x + 1, columns - 1) // per_mask_x
-    for z in range(layers):
-        slots[y, x, z] = -1
-    # First the layers whose own or neighbouring mask cells are occupied, then one layer further up and down.
+    near_columns = int(0)
+    count = int(0)
+    # First the layers whose own or neighbouring mask cells are occupied, with one layer above and below; then numbers.
     for my in range(y0, y1 + 1):
         for mx in range(x0, x1 + 1):
-            for z in range(layers):
-                if mask[my, mx, z] != wp.uint8(0):
-                    for near in range(wp.max(z - 1, 0), wp.min(z + 2, layers)):
-                        slots[y, x, near] = 0
-    count = int(0)
-    for z in range(layers):
-        if slots[y, x, z] == 0:
-            slots[y, x, z] = count
-            count += 1
+            if is_used[my, mx] != wp.uint8(0):
+                near_columns += 1
+                for z in range(layers):
+                    if mask[my, mx, z] != wp.uint8(0):
+                        for near in range(wp.max(z - 1, 0), wp.min(z + 2, layers)):
+                            slots[y, x, near] = 1
+    if near_columns > 0:
+        for z in range(layers):
+            if slots[y, x, z] == 1:
+                count += 1
+                slots[y, x, z] = count
     counts[column] = count
 
 
@@ -81,7 +83,7 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
             patch = (y // per_patch) * (columns // per_patch) + x // per_patch
             sub = (y % per_patch) * per_patch + x % per_patch
             for z in range(layers):
-                if slots[y, x, z] >= 0:
+                if slots[y, x, z] > 0:
                     row = sub * layers + z
                     value = bias[row]
                     for channel in range(feature.shape[1]):
@@ -109,14 +111,16 @@ def read_out_cells(feature_NC: FloatArray, mask_YXZ: BoolArray, weights: Readout
     rows, columns, layers = grid.feature_cells_YXZ
     hidden = weights.matrix_RCH.shape[2]
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
-    slot_YXZ = np.empty((rows, columns, layers), dtype=np.int32)
+    slot_YXZ = np.zeros((rows, columns, layers), dtype=np.int32)
     counts = np.empty(rows * columns, dtype=np.int32)
     slots: Any = wp.array(slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False)
     mask: Any = wp.array(np.ascontiguousarray(mask_YXZ).view(np.uint8), dtype=wp.uint8, ndim=3, device=device, copy=False)
-    launch_rows(_mark_kernel, rows * columns, [mask, columns, rows // mask_YXZ.shape[0], columns // mask_YXZ.shape[1], slots,
+    is_used: Any = wp.array(mask_YXZ.any(axis=2).view(np.uint8), dtype=wp.uint8, ndim=2, device=device, copy=False)
+    launch_rows(_mark_kernel, rows * columns, [mask, is_used, columns, rows // mask_YXZ.shape[0], columns // mask_YXZ.shape[1], slots,
                                                wp.array(counts, dtype=wp.int32, device=device, copy=False)], device)
     start = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    hidden_UH = np.empty((max(int(start[-1]), 1), hidden), dtype=np.float32)
+    hidden_UH = np.empty((int(start[-1]) + 1, hidden), dtype=np.float32)
+    hidden_UH[0] = 0.0
 
     def array(values: FloatArray, dtype: Any, ndim: int = 1) -> Any:
         return wp.array(np.ascontiguousarray(values), dtype=dtype, ndim=ndim, device=device, copy=False)

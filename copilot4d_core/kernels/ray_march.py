@@ -15,7 +15,7 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import OccupancyCells, ReadoutWeights
 from copilot4d_core.kernels.launch import CPU, launch_rows
 from copilot4d_core.kernels.ray_samples import mask_grid
-from copilot4d_core.kernels.ray_traversal import MaskGrid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.volume_rendering import softplus
 
 
@@ -54,10 +54,14 @@ def _march_kernel(hidden: int) -> wp.Kernel:
         fx = float(ux - wp.float64(x))
         fy = float(uy - wp.float64(y))
         fz = float(uz - wp.float64(z))
-        lower = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z]] + fx * cells[slots[y, x + 1, z]]) + fy * (
-            (1.0 - fx) * cells[slots[y + 1, x, z]] + fx * cells[slots[y + 1, x + 1, z]])
-        upper = (1.0 - fy) * ((1.0 - fx) * cells[slots[y, x, z + 1]] + fx * cells[slots[y, x + 1, z + 1]]) + fy * (
-            (1.0 - fx) * cells[slots[y + 1, x, z + 1]] + fx * cells[slots[y + 1, x + 1, z + 1]])
+        # Layers of a column are listed one after the other, so the cell above is the next row.
+        s00 = slots[y, x, z]
+        s01 = slots[y, x + 1, z]
+        s10 = slots[y + 1, x, z]
+        s11 = slots[y + 1, x + 1, z]
+        lower = (1.0 - fy) * ((1.0 - fx) * cells[s00] + fx * cells[s01]) + fy * ((1.0 - fx) * cells[s10] + fx * cells[s11])
+        upper = (1.0 - fy) * ((1.0 - fx) * cells[s00 + 1] + fx * cells[s01 + 1]) + fy * (
+            (1.0 - fx) * cells[s10 + 1] + fx * cells[s11 + 1])
         value = (1.0 - fz) * lower + fz * upper
         return wp.dot(wp.max(value, vector()), output) + bias
 
@@ -79,10 +83,11 @@ def _march_kernel(hidden: int) -> wp.Kernel:
         count = int(0)
         span = region_entry(origin, direction, mask.low, mask.high)
         if span[1] > span[0]:
-            walk = next_run(start_walk(origin, direction, span[0], span[1], mask), mask)
+            spacings = face_spacings(direction, mask)
+            walk = next_run(start_walk(origin, direction, span[0], span[1], mask), direction, spacings, mask)
             while walk.distance < walk.end and count < limit and log_clear > log_stop:
                 begin = walk.distance
-                walk = past_run(walk, mask)
+                walk = past_run(walk, direction, spacings, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
                 for k in range(number):
@@ -102,7 +107,7 @@ def _march_kernel(hidden: int) -> wp.Kernel:
                             best = weight
                             best_distance = distance
                         count += 1
-                walk = next_run(walk, mask)
+                walk = next_run(walk, direction, spacings, mask)
         weighted[i] = depth
         opacity[i] = total
         median[i] = half

@@ -22,14 +22,21 @@ class MaskGrid:
 
 @wp.struct
 class Walk:
-    """Position of a ray in the mask: current cell, where the ray leaves it, and where it leaves the region."""
+    """Position of a ray in the mask: current cell, and the distances where it crosses the next face of each axis.
 
-    cell: wp.vec3i
-    next: wp.vec3
-    step: wp.vec3i
-    delta: wp.vec3
+    Unusual: one field per axis, because an index that varies at run time would keep vectors out of registers.
+    """
+
+    x: int
+    y: int
+    z: int
+    next_x: float
+    next_y: float
+    next_z: float
     distance: float
+    """Where the ray entered the current cell."""
     end: float
+    """Where it leaves the region."""
 
 
 @wp.func
@@ -50,67 +57,96 @@ def region_entry(origin: wp.vec3, direction: wp.vec3, low: wp.vec3, high: wp.vec
 
 
 @wp.func
+def face_distance(cell: int, origin: float, direction: float, low: float, size: float):
+    """Distance to the face through which the ray leaves a cell along one axis."""
+    if wp.abs(direction) < 1.0e-9:
+        return float(1.0e30)
+    ahead = wp.where(direction > 0.0, 1, 0)
+    return (low + float(cell + ahead) * size - origin) / direction
+
+
+@wp.func
+def face_spacing(direction: float, size: float):
+    """Distance from face to face along one axis."""
+    if wp.abs(direction) < 1.0e-9:
+        return float(1.0e30)
+    return size / wp.abs(direction)
+
+
+@wp.func
+def cell_at(position: float, low: float, size: float, cells: int):
+    """Index of the cell of a position along one axis, clamped into the region."""
+    return wp.clamp(int(wp.floor((position - low) / size)), 0, cells - 1)
+
+
+@wp.func
 def start_walk(origin: wp.vec3, direction: wp.vec3, near: float, far: float, mask: MaskGrid):
     """Walk that stands in the cell where the ray enters the region."""
     walk = Walk()
     walk.distance = near
     walk.end = far
-    for axis in range(3):
-        position = (origin[axis] + near * direction[axis] - mask.low[axis]) / mask.cell[axis]
-        cell = wp.clamp(int(wp.floor(position)), 0, mask.shape[axis] - 1)
-        walk.cell[axis] = cell
-        walk.step[axis] = 1
-        walk.delta[axis] = 1.0e30
-        walk.next[axis] = 1.0e30
-        if direction[axis] > 1.0e-9:
-            walk.delta[axis] = mask.cell[axis] / direction[axis]
-            walk.next[axis] = (mask.low[axis] + float(cell + 1) * mask.cell[axis] - origin[axis]) / direction[axis]
-        elif direction[axis] < -1.0e-9:
-            walk.step[axis] = -1
-            walk.delta[axis] = -mask.cell[axis] / direction[axis]
-            walk.next[axis] = (mask.low[axis] + float(cell) * mask.cell[axis] - origin[axis]) / direction[axis]
+    walk.x = cell_at(origin[0] + near * direction[0], mask.low[0], mask.cell[0], mask.shape[0])
+    walk.y = cell_at(origin[1] + near * direction[1], mask.low[1], mask.cell[1], mask.shape[1])
+    walk.z = cell_at(origin[2] + near * direction[2], mask.low[2], mask.cell[2], mask.shape[2])
+    walk.next_x = face_distance(walk.x, origin[0], direction[0], mask.low[0], mask.cell[0])
+    walk.next_y = face_distance(walk.y, origin[1], direction[1], mask.low[1], mask.cell[1])
+    walk.next_z = face_distance(walk.z, origin[2], direction[2], mask.low[2], mask.cell[2])
     return walk
 
 
 @wp.func
 def is_occupied(walk: Walk, mask: MaskGrid):
     """Whether the cell of the walk is rendered."""
-    return mask.occupied[walk.cell[1], walk.cell[0], walk.cell[2]] != wp.uint8(0)
+    return mask.occupied[walk.y, walk.x, walk.z] != wp.uint8(0)
 
 
 @wp.func
-def advance(walk: Walk, mask: MaskGrid):
+def advance(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
     """The walk in the next cell; at its end once the ray has left the region."""
-    axis = int(0)
-    if walk.next[1] < walk.next[axis]:
-        axis = 1
-    if walk.next[2] < walk.next[axis]:
-        axis = 2
-    walk.distance = wp.min(walk.next[axis], walk.end)
-    walk.cell[axis] = walk.cell[axis] + walk.step[axis]
-    walk.next[axis] = walk.next[axis] + walk.delta[axis]
-    if walk.cell[axis] < 0 or walk.cell[axis] >= mask.shape[axis]:
-        walk.end = walk.distance
+    if walk.next_x <= walk.next_y and walk.next_x <= walk.next_z:
+        walk.distance = wp.min(walk.next_x, walk.end)
+        walk.next_x = walk.next_x + spacing[0]
+        walk.x = walk.x + wp.where(direction[0] > 0.0, 1, -1)
+        if walk.x < 0 or walk.x >= mask.shape[0]:
+            walk.end = walk.distance
+    elif walk.next_y <= walk.next_z:
+        walk.distance = wp.min(walk.next_y, walk.end)
+        walk.next_y = walk.next_y + spacing[1]
+        walk.y = walk.y + wp.where(direction[1] > 0.0, 1, -1)
+        if walk.y < 0 or walk.y >= mask.shape[1]:
+            walk.end = walk.distance
+    else:
+        walk.distance = wp.min(walk.next_z, walk.end)
+        walk.next_z = walk.next_z + spacing[2]
+        walk.z = walk.z + wp.where(direction[2] > 0.0, 1, -1)
+        if walk.z < 0 or walk.z >= mask.shape[2]:
+            walk.end = walk.distance
     return walk
 
 
 @wp.func
-def next_run(walk: Walk, mask: MaskGrid):
+def face_spacings(direction: wp.vec3, mask: MaskGrid):
+    """Distances from face to face along x, y and z."""
+    return wp.vec3(face_spacing(direction[0], mask.cell[0]), face_spacing(direction[1], mask.cell[1]), face_spacing(direction[2], mask.cell[2]))
+
+
+@wp.func
+def next_run(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
     """The walk at the first occupied cell from here on, or at its end."""
     while walk.distance < walk.end:
         if is_occupied(walk, mask):
             break
-        walk = advance(walk, mask)
+        walk = advance(walk, direction, spacing, mask)
     return walk
 
 
 @wp.func
-def past_run(walk: Walk, mask: MaskGrid):
+def past_run(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
     """The walk behind the occupied cells that begin here."""
     while walk.distance < walk.end:
         if not is_occupied(walk, mask):
             break
-        walk = advance(walk, mask)
+        walk = advance(walk, direction, spacing, mask)
     return walk
 
 
