@@ -55,6 +55,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="training steps in place of the preset's")
     parser.add_argument("--simulate", type=int, default=0, metavar="PERCENT", help="share of simulated scans (default 0)")
     parser.add_argument("--topic", help="PointCloud2 topic of the bags")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights or checkpoint to start from, with a schedule of its own")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --out")
     parser.set_defaults(run=_train)
 
@@ -99,7 +100,7 @@ def _train(parsed: argparse.Namespace) -> None:
         _check_exists(path, "scans to train on")
     from copilot4d_core.training.train import train
 
-    train(config, parsed.data, parsed.out, resume=parsed.resume, topic=parsed.topic, simulate=parsed.simulate)
+    train(config, parsed.data, parsed.out, resume=parsed.resume, topic=parsed.topic, simulate=parsed.simulate, start=parsed.start)
 
 
 def _training_config(name: str | None, file: Path | None, steps: int | None) -> Config:

@@ -35,7 +35,7 @@ RECORDING = Path(__file__).resolve().parents[2] / "shared" / "data" / "lidar" / 
 """Where a checkout may have real recordings beside it."""
 FRAMES = 20
 STREET = 1000
-"""Seed of the simulated drive; the packaged weights were trained on streets of seeds 0 to 47."""
+"""Seed of the simulated drive; the packaged weights were trained on streets of seeds 0 to 95."""
 STAGES = ("unpack", "voxelize", "encode", "quantize", "decode", "render", "total")
 """In the order in which they run; `total` also holds the publishing."""
 

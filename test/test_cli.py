@@ -218,7 +218,7 @@ class TestTrain:
                      "--steps", "7", "--simulate", "20"]) == 0
         (config, options), = calls
         assert (config.name, config.training.steps) == ("tiny", 7)
-        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20}
+        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20, "start": None}
 
     def test_default_is_mini(self, calls: Calls) -> None:
         assert main(["train", "--data", "scans", "--out", "a"]) == 0

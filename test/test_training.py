@@ -16,9 +16,10 @@ from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
+from copilot4d_core.training.checkpoint import start_from
 from copilot4d_core.training.examples import Examples
 from copilot4d_core.training.train import train
-from copilot4d_core.training.training_module import learning_rate_factor, parameter_groups
+from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor, parameter_groups
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,22 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(drive: Path, tmp_pa
     with pytest.raises(ValueError, match="expected a training checkpoint, got a weights file"):
         (tmp_path / "run" / "weights.safetensors").replace(tmp_path / "run" / "checkpoint.safetensors")
         train(settings(1), [drive], tmp_path / "run", resume=True)
+
+
+def test_a_run_starts_from_the_model_of_another(drive: Path, tmp_path: Path) -> None:
+    train(settings(1), [drive], tmp_path / "first")
+    first = load_file(tmp_path / "first" / "checkpoint.safetensors")
+    for name in ("checkpoint", "weights"):
+        module = TrainingModule(settings(5))
+        start_from(tmp_path / "first" / f"{name}.safetensors", module)
+        state = module.tokenizer.state_dict()
+        assert torch.equal(state["encoder.merge.weight"], first["model.encoder.merge.weight"])
+        assert torch.equal(state["quantizer.code_sum"], state["quantizer.codebook"] * state["quantizer.cluster_size"][:, None])
+    other = dataclasses.replace(settings(1), quantizer=dataclasses.replace(settings(1).quantizer, decay=0.5))
+    with pytest.raises(ValueError, match="sections quantizer differ"):
+        start_from(tmp_path / "first" / "weights.safetensors", TrainingModule(other))
+    with pytest.raises(ValueError, match="got both"):
+        train(settings(5), [drive], tmp_path / "first", resume=True, start=tmp_path / "first" / "weights.safetensors")
 
 
 def test_threshold_keeps_the_share_of_occupied_cells(drive: Path) -> None:

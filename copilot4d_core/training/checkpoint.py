@@ -17,6 +17,9 @@ from copilot4d_core.config import Config, dict_from_config
 from copilot4d_core.tokenizer.weights_file import metadata_from_config, read_tensors
 from copilot4d_core.training.training_module import TrainingModule
 
+MODEL_SECTIONS = ("grid", "voxel_encoder", "bev_pooling", "swin", "quantizer", "feature_grid")
+"""Settings that fix the shapes and the meaning of the tensors."""
+
 
 def save_checkpoint(path: Path, module: TrainingModule) -> None:
     """Write model, optimiser, random states and step."""
@@ -49,6 +52,23 @@ def load_checkpoint(path: Path, module: TrainingModule) -> None:
     module.tokenizer.quantizer.generator.set_state(tensors["random.quantizer"])
     torch.set_rng_state(tensors["random.torch"])
     module.resumed_steps = int(header["step"])
+
+
+def start_from(path: Path, module: TrainingModule) -> None:
+    """Take over the model of a weights file or checkpoint for a run with a schedule of its own.
+
+    Raises:
+        ValueError: no such file, or a model with other settings.
+    """
+    tensors, header = read_tensors(path)
+    mine, theirs = dict_from_config(module.config), header["config"]
+    different = [section for section in MODEL_SECTIONS if theirs.get(section) != mine[section]]
+    if different:
+        raise ValueError(f"{path}: expected a model with the settings of this run, the sections {', '.join(different)} differ")
+    state = {name.removeprefix("model."): value for name, value in tensors.items() if not name.startswith(("optimizer.", "random."))}
+    if "quantizer.code_sum" not in state:
+        state["quantizer.code_sum"] = state["quantizer.codebook"].clone()  # fits the cluster sizes of 1 of a new quantiser
+    module.tokenizer.load_state_dict(state, strict=False)
 
 
 def _refuse_other_settings(path: Path, config: Config, stored: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
 SHIFT_XY_M, SHIFT_Z_M = 3.0, 0.3
 """Largest shift of a scan; our choice: the region's content moves, so that places are not learned by heart."""
+OTHER_MOUNT_SHARE, OTHER_MOUNT_Z_M = 0.3, 1.7
+"""Share of the examples that are shifted further in height, as from a low robot or a truck."""
 SCALE = 0.05
 THIN_SHARE, KEEP_AT_LEAST = 0.3, 0.3
 """Share of the examples whose input is thinned, and the smallest share of points that then stays."""
@@ -119,7 +121,8 @@ def _augmented(scan: Scan, rng: np.random.Generator) -> Scan:
     if rng.random() < 0.5:
         turn[:, 1] *= -1
     turn *= rng.uniform(1 - SCALE, 1 + SCALE)
-    shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -SHIFT_Z_M], [SHIFT_XY_M, SHIFT_XY_M, SHIFT_Z_M])
+    shift_z_m = OTHER_MOUNT_Z_M if rng.random() < OTHER_MOUNT_SHARE else SHIFT_Z_M
+    shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -shift_z_m], [SHIFT_XY_M, SHIFT_XY_M, shift_z_m])
     matrix, offset = turn.T.astype(np.float32), shift.astype(np.float32)
     return scan._replace(points_m=scan.points_m @ matrix + offset, origin_m=scan.origin_m @ matrix + offset)
 

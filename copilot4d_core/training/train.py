@@ -20,7 +20,7 @@ from copilot4d_core.data.bag import write_cloud_bag
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.tokenizer.weights_file import save_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
-from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint
+from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint, start_from
 from copilot4d_core.training.examples import Example, Examples
 from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
 from copilot4d_core.training.training_module import TrainingModule
@@ -66,7 +66,8 @@ def simulated_bag(out: Path, seed: int) -> Path:
     return path
 
 
-def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None, simulate: int = 0) -> None:
+def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None, simulate: int = 0,
+          start: Path | None = None) -> None:
     """Train a tokenizer and write checkpoints, weights, settings and TensorBoard logs below `out`.
 
     Args:
@@ -76,10 +77,13 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         resume: go on from `out/checkpoint.safetensors`.
         topic: topic of the bags.
         simulate: share of the examples that come from the LiDAR simulator, percent.
+        start: weights or checkpoint whose model the run starts from; None starts from random numbers.
     Raises:
         ValueError: no data, a checkpoint of other settings, or a folder that holds a run when `resume` is false.
     """
     checkpoint = out / "checkpoint.safetensors"
+    if resume and start is not None:
+        raise ValueError(f"{start}: expected a new run or one to resume, got both; leave --start or --resume out")
     if checkpoint.exists() and not resume:
         raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # keeps advertisements out of the progress bar
@@ -87,6 +91,8 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     module = TrainingModule(config)
     if resume:
         load_checkpoint(checkpoint, module)
+    elif start is not None:
+        start_from(start, module)
     out.mkdir(parents=True, exist_ok=True)
     examples = Examples(config, data, topic, simulated_bag(out, config.training.seed) if simulate else None, simulate / 100,
                         first=module.resumed_steps * config.training.batch_scans)
