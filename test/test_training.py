@@ -80,6 +80,10 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(drive: Path, tmp_p
     whole, parts = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "parts"))
     assert whole.keys() == parts.keys() and len(whole) > 100
     assert not [name for name in whole if not torch.equal(whole[name], parts[name])]
+    # The calibrated threshold, too, must not depend on where the run was interrupted.
+    assert load_weights(tmp_path / "whole" / "weights.safetensors").config == load_weights(tmp_path / "parts" / "weights.safetensors").config
+    with pytest.raises(ValueError, match="all of its 8 steps are done"):
+        train(settings(8), [drive], tmp_path / "parts", resume=True)
     trained = load_weights(tmp_path / "parts" / "weights.safetensors").config
     assert with_threshold(trained, settings(8).spatial_skip.threshold) == settings(8)
 

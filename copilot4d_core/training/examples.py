@@ -80,11 +80,11 @@ class Examples(Dataset[Example]):
         return self.config.training.steps * self.config.training.batch_scans - self.first
 
     def __getitem__(self, index: int) -> Example:
-        return self.example(index, thin=True)
+        return self.example(self.first + index, thin=True)
 
-    def example(self, index: int, *, thin: bool) -> Example:
-        """One example; `thin` leaves points out of the input of some, as training wants."""
-        rng = np.random.default_rng([self.config.training.seed, self.first + index])
+    def example(self, number: int, *, thin: bool) -> Example:
+        """Example of a number counted from the start of the whole run; `thin` leaves points out of the input of some, as training wants."""
+        rng = np.random.default_rng([self.config.training.seed, number])
         while True:
             source = self.sources[rng.choice(len(self.sources), p=self.shares)]
             scan = _augmented(source[int(rng.integers(len(source)))], rng)

@@ -36,8 +36,7 @@ class AtomicCheckpoints(Callback):
     """Writes `checkpoint.safetensors` every few steps and `weights.safetensors` beside it; at the end with a calibrated mask."""
 
     def __init__(self, config: Config, out: Path, examples: Examples) -> None:
-        self.config, self.out = config, out
-        self.calibration = [examples.example(i, thin=False) for i in range(min(CALIBRATION_SCANS, len(examples)))]
+        self.config, self.out, self.examples = config, out, examples
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
         if module.steps_done % CHECKPOINT_EVERY_STEPS == 0:
@@ -46,7 +45,8 @@ class AtomicCheckpoints(Callback):
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._write(module)
         model = module.tokenizer.eval()
-        threshold = skip_threshold(model, self.calibration, self.config.spatial_skip.recall)
+        scans = [self.examples.example(number, thin=False) for number in range(CALIBRATION_SCANS)]
+        threshold = skip_threshold(model, scans, self.config.spatial_skip.recall)
         model.config = with_threshold(self.config, threshold)
         save_weights(self.out / "weights.safetensors", model, step=module.steps_done)
 
@@ -91,6 +91,9 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     module = TrainingModule(config)
     if resume:
         load_checkpoint(checkpoint, module)
+        if module.resumed_steps >= config.training.steps:
+            raise ValueError(f"{out}: expected an unfinished run, all of its {config.training.steps} steps are done; name another --out, "
+                             "and go on from these weights with --start")
     elif start is not None:
         start_from(start, module)
     out.mkdir(parents=True, exist_ok=True)
