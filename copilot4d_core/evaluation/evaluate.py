@@ -12,51 +12,23 @@ from collections.abc import Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
-from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.data.scan import Scan
+from copilot4d_core.deploy.runner import Rendering, Runner, TokenArray
 from copilot4d_core.evaluation import metrics
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
-TokenArray = npt.NDArray[np.uint16]
 Metrics = dict[str, float]
 MISSED_RULE = ("A ray that meets nothing is not dropped: its depth counts as the distance where it leaves the region, "
                "and it is never within 0.2 m or 1 m.")
-
-
-class DepthRendering(Protocol):
-    """What evaluation reads of a rendering."""
-
-    @property
-    def depth_m(self) -> FloatArray:
-        """(R,) float32; NaN where the ray met nothing."""
-        ...
-
-
-class EvaluatedRunner(Protocol):
-    """What evaluation needs of a runner (`deploy.runner.Runner` fits; deploy lies above this layer)."""
-
-    @property
-    def config(self) -> Config:
-        """Settings of the model."""
-        ...
-
-    def encode(self, points_m: FloatArray) -> TokenArray:
-        """(H, W) tokens of (N, 3) points."""
-        ...
-
-    def decode(self, tokens: TokenArray, rays: Rays) -> DepthRendering:
-        """What each ray meets, with the predicted skip mask."""
-        ...
 
 
 @runtime_checkable
 class DecodesWithMask(Protocol):
     """A runner that can also render with a given skip mask."""
 
-    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> DepthRendering:
+    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
         """What each ray meets; `mask` is (Y, X, Z) bool over the pooled skip-mask cells."""
         ...
 
@@ -86,7 +58,7 @@ def cloud_metrics(prediction_m: FloatArray, truth_m: FloatArray, grid: Grid) -> 
 class Evaluation:
     """Metrics of one data set, gathered scan by scan; keeps 9 bytes per ray and mask for the pooled median."""
 
-    def __init__(self, runner: EvaluatedRunner) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._grid = Grid(runner.config)
         self._depth: list[metrics.DepthErrors] = []
@@ -157,7 +129,7 @@ class Evaluation:
         return notes
 
 
-def evaluate_scans(runner: EvaluatedRunner, scans: Iterable[Scan]) -> Metrics:
+def evaluate_scans(runner: Runner, scans: Iterable[Scan]) -> Metrics:
     """Metrics of a runner on the scans of one data set, read one at a time.
 
     Returns:

@@ -18,7 +18,8 @@ from rich.table import Table
 from copilot4d_core.atomic_file import replacing_file
 from copilot4d_core.data.scan import ScanSource
 from copilot4d_core.data.sources import open_scans
-from copilot4d_core.evaluation.evaluate import MISSED_RULE, EvaluatedRunner, Evaluation, Metrics
+from copilot4d_core.deploy.runner import Runner
+from copilot4d_core.evaluation.evaluate import MISSED_RULE, Evaluation, Metrics
 
 SCHEMA_VERSION = 1
 LABEL_WIDTH, COLUMN_WIDTH = 28, 16
@@ -63,7 +64,7 @@ def open_data_sets(paths: list[Path], topic: str | None, every: int) -> list[Dat
             for path, source in zip(paths, sources, strict=True)]
 
 
-def report(runner: EvaluatedRunner, data_sets: list[DataSet], model_id: str) -> Report:
+def report(runner: Runner, data_sets: list[DataSet], model_id: str) -> Report:
     """Evaluate the data sets one after the other, with a progress bar on stderr.
 
     Raises:
