@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from copilot4d_core.atomic_file import replacing_file
 from copilot4d_core.config import Config, dict_from_config
-from copilot4d_core.tokenizer.weights_file import metadata_from_config, read_tensors
+from copilot4d_core.model_file import read_tensors, write_tensors
 from copilot4d_core.training.training_module import TrainingModule
 
 MODEL_SECTIONS = ("grid", "voxel_encoder", "bev_pooling", "swin", "quantizer", "feature_grid")
@@ -29,9 +27,7 @@ def save_checkpoint(path: Path, module: TrainingModule) -> None:
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     tensors["random.quantizer"] = module.tokenizer.quantizer.generator.get_state()
     tensors["random.torch"] = torch.get_rng_state()
-    blob = save({name: value.contiguous() for name, value in tensors.items()}, metadata_from_config(module.config, step=module.steps_done))
-    with replacing_file(path) as file:
-        file.write(blob)
+    write_tensors(path, {name: value.numpy() for name, value in tensors.items()}, module.config, step=module.steps_done)
 
 
 def load_checkpoint(path: Path, module: TrainingModule) -> None:
@@ -40,7 +36,8 @@ def load_checkpoint(path: Path, module: TrainingModule) -> None:
     Raises:
         ValueError: no checkpoint, or one written with other settings of the model or the schedule.
     """
-    tensors, header = read_tensors(path)
+    arrays, header = read_tensors(path)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if "random.torch" not in tensors:
         raise ValueError(f"{path}: expected a training checkpoint, got a weights file; a run resumes from its own checkpoint")
     _refuse_other_settings(path, module.config, header["config"])
@@ -60,7 +57,8 @@ def start_from(path: Path, module: TrainingModule) -> None:
     Raises:
         ValueError: no such file, or a model with other settings.
     """
-    tensors, header = read_tensors(path)
+    arrays, header = read_tensors(path)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     mine, theirs = dict_from_config(module.config), header["config"]
     different = [section for section in MODEL_SECTIONS if theirs.get(section) != mine[section]]
     if different:
