@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import warp as wp
 from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, render_dense, sample_distances, voxel_lists
 
 from copilot4d_core.config import preset
-from copilot4d_core.deploy.torch_runner import TorchRunner, pillar_weights, readout_weights
+from copilot4d_core.deploy.cpu_stages import CpuStages
+from copilot4d_core.deploy.kernel_weights import KernelWeights, kernel_weights
+from copilot4d_core.deploy.torch_runner import TorchRunner
 from copilot4d_core.grid import Grid
-from copilot4d_core.kernels.feature_readout import read_out_cells
+from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.interpolation import corners, interpolate, interpolate_backward
-from copilot4d_core.kernels.pillar_features import pillar_features
 from copilot4d_core.kernels.ray_samples import sample_rays
+from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import voxelize
 from copilot4d_core.tokenizer.neural_feature_grid import _Interpolate, _ReadOut
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
@@ -48,6 +51,10 @@ def rays(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     direction = rng.normal(size=(count, 3)) * [1.0, 1.0, 0.3]
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     return rng.uniform(-2, 2, size=(count, 3)).astype(np.float32), direction.astype(np.float32)
+
+
+def weights_of(model: Tokenizer) -> KernelWeights:
+    return kernel_weights({name: tensor.numpy() for name, tensor in model.state_dict().items()})
 
 
 @pytest.mark.parametrize("count", [0, 1, 2000])
@@ -91,20 +98,30 @@ def test_upper_edge_is_clamped_into_the_last_cell() -> None:
 
 def test_pillar_features_equal_torch_and_ignore_the_order_of_points(model: Tokenizer) -> None:
     points = cloud(3000)
-    height, width = model.grid.patches_HW
-    weights = pillar_weights(model.state_dict(), model.config.voxel_encoder.dim)
-    fast = pillar_features(voxelize(points, model.grid), weights, height * width)
+    stages = CpuStages(weights_of(model), model.config)
+    fast = stages.patch_map(points).copy()
     with torch.no_grad():
-        plain = model.encode_patches(voxelize(points, model.grid)).reshape(height * width, -1).numpy()
+        plain = model.encode_patches(voxelize(points, model.grid)).numpy()
     assert np.abs(fast - plain).max() < WEIGHTS_TOLERANCE
     shuffled = points[np.random.default_rng(5).permutation(len(points))]
-    assert np.array_equal(fast, pillar_features(voxelize(shuffled, model.grid), weights, height * width))
+    assert np.array_equal(fast, stages.patch_map(shuffled))
 
 
 def test_pillar_features_of_no_point_is_the_bias_everywhere(model: Tokenizer) -> None:
-    weights = pillar_weights(model.state_dict(), model.config.voxel_encoder.dim)
-    blank = pillar_features(voxelize(np.zeros((0, 3), dtype=np.float32), model.grid), weights, 7)
-    assert np.array_equal(blank, np.tile(weights.patch_bias, (7, 1)))
+    stages = CpuStages(weights_of(model), model.config)
+    bias = model.patch_embedding.bias.detach().numpy()
+    stages.patch_map(cloud(3000))
+    for points in (np.zeros((0, 3), dtype=np.float32), np.full((5, 3), 99.0, dtype=np.float32)):  # none, and none inside
+        assert np.array_equal(stages.patch_map(points), np.broadcast_to(bias, (*model.grid.patches_HW, len(bias))))
+
+
+def test_a_scan_larger_than_the_memory_gives_the_same_map(model: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy, points = CpuStages(weights_of(model), model.config), cloud(3000)
+    monkeypatch.setattr("copilot4d_core.deploy.cpu_stages.FIRST_CAPACITY", 10)
+    small = CpuStages(weights_of(model), model.config)
+    small.patch_map(points[:8])
+    assert np.array_equal(small.patch_map(points), roomy.patch_map(points))
+    assert np.array_equal(small.patch_map(points[:8]), roomy.patch_map(points[:8]))
 
 
 def test_samples_fill_the_runs_that_small_steps_find(grid: Grid) -> None:
@@ -221,12 +238,49 @@ def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: T
     feature = torch.randn(*grid.patches_HW, model.config.swin.dims[0], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         normed = model.feature_grid.norm(feature).flatten(0, 1).numpy()
-        cells = read_out_cells(normed, mask, readout_weights(model.state_dict()), grid)
+        where, cells = SkipMask(grid), FeatureReadout(weights_of(model).readout, grid)
+        where.fill(mask)
+        cells(wp.array(normed, dtype=wp.float32, ndim=2, device="cpu"), where)
+        slot_YXZ, hidden_UH = cells.slots.numpy(), cells.hidden.numpy()
         dense = model.feature_grid.mlp[0](dense_feature_grid(model, feature).permute(2, 3, 1, 0)).numpy()
     expected = cells_in_mask(mask, grid)
-    assert np.array_equal(cells.slot_YXZ > 0, expected)
-    assert sorted(cells.slot_YXZ[expected].tolist()) == list(range(1, len(cells.hidden_UH)))
-    assert np.abs(cells.hidden_UH[cells.slot_YXZ[expected]] - dense[expected]).max() < 1e-4
+    assert np.array_equal(slot_YXZ > 0, expected)
+    assert sorted(slot_YXZ[expected].tolist()) == list(range(1, cells.total() + 1))
+    assert np.abs(hidden_UH[slot_YXZ[expected]] - dense[expected]).max() < 1e-4
+
+
+def test_read_out_beyond_its_memory_marks_the_cells_as_missing_and_says_how_many_there_are(model: Tokenizer) -> None:
+    """What a GPU does, whose host does not know the number before; on the CPU the memory grows by itself, so growing is switched off."""
+    grid = model.grid
+    mask = grid.pool_mask(grid.occupancy(cloud(200)))
+    features = wp.array(np.random.default_rng(0).normal(size=(grid.patches_HW[0] * grid.patches_HW[1], model.config.swin.dims[0])),
+                        dtype=wp.float32, ndim=2, device="cpu")
+    where, roomy, small = SkipMask(grid), *(FeatureReadout(weights_of(model).readout, grid, capacity=100) for _ in range(2))
+    where.fill(mask)
+    roomy(features, where)
+    grow, small.grow = small.grow, lambda cells: None
+    small(features, where)
+    assert small.total() == roomy.total() == cells_in_mask(mask, grid).sum() > 100
+    slots = small.slots.numpy()
+    assert slots.max() == 100
+    assert np.array_equal(slots[slots > 0], roomy.slots.numpy()[slots > 0])
+    grow(small.total())
+    small(features, where)
+    assert np.array_equal(small.slots.numpy(), roomy.slots.numpy())
+    assert np.array_equal(small.hidden.numpy()[: small.total() + 1], roomy.hidden.numpy()[: small.total() + 1])
+
+
+def test_skip_mask_from_logits_is_the_branch_s_own(model: Tokenizer) -> None:
+    feature = torch.randn(*model.grid.patches_HW, model.config.swin.dims[0], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, pooled = model.spatial_skip(feature), model.spatial_skip.pooled(feature)
+        expected = model.spatial_skip.mask(logits, model.config.spatial_skip.threshold).numpy()
+        assert (model.spatial_skip.pooled_logits(logits) - pooled).abs().max() < 1e-6
+    where = SkipMask(model.grid)
+    where.fill_from_logits(wp.array(pooled.numpy(), dtype=wp.float32, ndim=3, device="cpu"))
+    assert 0 < expected.mean() < 1
+    assert np.array_equal(where.occupied.numpy(), expected)
+    assert np.array_equal(where.is_used.numpy(), expected.any(axis=2))
 
 
 def test_rim_covers_every_corner_that_samples_touch(grid: Grid) -> None:

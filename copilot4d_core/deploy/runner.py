@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
-from copilot4d_core.grid import FloatArray
+from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.kernels.ray_march import MEDIAN, OPACITY, STRONGEST, WEIGHTED
 
 TokenArray = npt.NDArray[np.uint16]
 
@@ -77,3 +78,46 @@ class Runner(Protocol):
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def check_points(points_m: FloatArray) -> None:
+    """Refuse what no runner can encode.
+
+    Raises:
+        ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
+    """
+    if points_m.ndim != 2 or points_m.shape[1] < 3:
+        raise ValueError(f"points: expected shape (N, 3), got {points_m.shape}")
+    if not len(points_m):
+        raise ValueError("points: expected at least one point, got an empty cloud")
+    broken = int((~np.isfinite(points_m[:, :3])).any(axis=1).sum())
+    if broken:
+        raise ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
+
+
+def check_token_grid(tokens: TokenArray, config: Config, model_id: str) -> None:
+    """Refuse what no runner can decode.
+
+    Raises:
+        ValueError: a grid of another shape, or a token that the codebook does not have.
+    """
+    expected = Grid(config).tokens_HW
+    if tokens.shape != expected:
+        raise ValueError(f"tokens: expected shape {expected} for model {model_id}, got {tokens.shape}")
+    size = config.quantizer.codebook_size
+    if tokens.max() >= size:
+        raise ValueError(f"tokens: expected values below {size}, the codebook of model {model_id}, got {int(tokens.max())}")
+
+
+def rendering_from_march(marched_4R: FloatArray, opacity_threshold: float) -> Rendering:
+    """What `march_rays` wrote, with NaN for every ray that met nothing.
+
+    Args:
+        marched_4R: (4, R) float32, see `kernels.ray_march`.
+        opacity_threshold: least opacity of a ray that met something.
+    """
+    met = marched_4R[OPACITY] >= opacity_threshold
+    nothing = np.float32(np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.where(met, marched_4R[WEIGHTED] / marched_4R[OPACITY], nothing)
+    return Rendering(expected, marched_4R[OPACITY], np.where(met, marched_4R[MEDIAN], nothing), np.where(met, marched_4R[STRONGEST], nothing))

@@ -10,11 +10,12 @@ and applied to cells instead of samples: one small matrix product per cell, and 
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
-from copilot4d_core.kernels.launch import CPU, launch_rows
+from copilot4d_core.config import Config
+from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.skip_mask import SkipMask
 
 
 class ReadoutWeights(NamedTuple):
@@ -27,15 +28,6 @@ class ReadoutWeights(NamedTuple):
     output_H: FloatArray
     """(hidden,) second layer of the MLP."""
     output_bias: float
-
-
-class OccupancyCells(NamedTuple):
-    """Listed cells of the feature grid."""
-
-    slot_YXZ: IntArray
-    """(Y, X, Z) int32: row of `hidden_UH`; 0 for a cell that no ray inside the mask can look at."""
-    hidden_UH: FloatArray
-    """(U, hidden) first layer of the occupancy MLP at each listed cell, before its ReLU; row 0 is no cell."""
 
 
 @wp.kernel
@@ -74,9 +66,11 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
 
     @wp.kernel(module="unique")
     def readout(first: int, columns: int, per_patch: int, feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
-                bias: wp.array(dtype=vector), start: wp.array(dtype=wp.int32), slots: wp.array3d(dtype=wp.int32), out: wp.array(dtype=vector)):
+                bias: wp.array(dtype=vector), counts: wp.array(dtype=wp.int32), ends: wp.array(dtype=wp.int32),
+                slots: wp.array3d(dtype=wp.int32), out: wp.array(dtype=vector)):
         column = first + wp.tid()
-        if start[column + 1] > start[column]:
+        start = ends[column] - counts[column]
+        if counts[column] > 0:
             y = column // columns
             x = column % columns
             layers = slots.shape[2]
@@ -88,44 +82,82 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
                     value = bias[row]
                     for channel in range(feature.shape[1]):
                         value = value + feature[patch, channel] * matrix[row, channel]
-                    slot = start[column] + slots[y, x, z]
-                    slots[y, x, z] = slot
-                    out[slot] = value
+                    slot = start + slots[y, x, z]
+                    # Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
+                    if slot < out.shape[0]:
+                        slots[y, x, z] = slot
+                        out[slot] = value
+                    else:
+                        slots[y, x, z] = 0
 
     return readout
 
 
-def read_out_cells(feature_NC: FloatArray, mask_YXZ: BoolArray, weights: ReadoutWeights, grid: Grid, device: str = CPU) -> OccupancyCells:
-    """Hidden layer of the occupancy MLP at every cell that a ray inside the mask can look at.
+def kernels(config: Config) -> list[wp.Kernel]:
+    """The kernels of this file for these settings."""
+    return [_mark_kernel, _readout_kernel(config.feature_grid.hidden)]
+
+
+class FeatureReadout:
+    """The listed cells of the feature grid on one device, refilled for every scan.
 
     Source: CoPilot4D, figure 6 (LN, Linear, reshape to the feature grid), computed lazily.
-
-    Args:
-        feature_NC: (patches, channels) float32, the decoder's map after the layer norm, row-major.
-        mask_YXZ: pooled skip mask, bool.
-        weights: folded read-out.
-        grid: shapes.
-    Returns:
-        The cells, listed column by column, layers ascending. Deterministic.
     """
-    rows, columns, layers = grid.feature_cells_YXZ
-    hidden = weights.matrix_RCH.shape[2]
-    vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
-    slot_YXZ = np.zeros((rows, columns, layers), dtype=np.int32)
-    counts = np.empty(rows * columns, dtype=np.int32)
-    slots: Any = wp.array(slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False)
-    mask: Any = wp.array(np.ascontiguousarray(mask_YXZ).view(np.uint8), dtype=wp.uint8, ndim=3, device=device, copy=False)
-    is_used: Any = wp.array(mask_YXZ.any(axis=2).view(np.uint8), dtype=wp.uint8, ndim=2, device=device, copy=False)
-    launch_rows(_mark_kernel, rows * columns, [mask, is_used, columns, rows // mask_YXZ.shape[0], columns // mask_YXZ.shape[1], slots,
-                                               wp.array(counts, dtype=wp.int32, device=device, copy=False)], device)
-    start = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    hidden_UH = np.empty((int(start[-1]) + 1, hidden), dtype=np.float32)
-    hidden_UH[0] = 0.0
 
-    def array(values: FloatArray, dtype: Any, ndim: int = 1) -> Any:
-        return wp.array(np.ascontiguousarray(values), dtype=dtype, ndim=ndim, device=device, copy=False)
+    def __init__(self, weights: ReadoutWeights, grid: Grid, capacity: int = 1, memory: Memory = CPU_MEMORY) -> None:
+        """Put the weights on the device and allocate.
 
-    launch_rows(_readout_kernel(hidden), rows * columns, [
-        columns, grid.config.grid.feature_cells_per_patch, array(feature_NC, wp.float32, 2), array(weights.matrix_RCH, vector, 2),
-        array(weights.bias_RH, vector), wp.array(start, dtype=wp.int32, device=device, copy=False), slots, array(hidden_UH, vector)], device)
-    return OccupancyCells(slot_YXZ, hidden_UH)
+        Args:
+            capacity: cells to have memory for at first. Where the host may read between kernels more is taken when it is
+                needed; otherwise the caller compares `total` with `capacity` afterwards, and calls `grow` and this again.
+        """
+        self.grid, self.device, self._memory = grid, memory.device, memory
+        rows, columns, layers = grid.feature_cells_YXZ
+        self.hidden_dim = weights.matrix_RCH.shape[2]
+        self.vector: Any = wp.types.vector(length=self.hidden_dim, dtype=wp.float32)
+        self._matrix, self._bias = memory.place(weights.matrix_RCH, self.vector, 2), memory.place(weights.bias_RH, self.vector)
+        self.output, self.output_bias = self.vector(*map(float, weights.output_H)), weights.output_bias
+        self.slots = memory.array((rows, columns, layers), wp.int32)
+        """(Y, X, Z) int32: row of `hidden`; 0 for a cell that no ray inside the mask can look at."""
+        self.counts, self.ends = (memory.array(rows * columns, wp.int32) for _ in range(2))
+        """Listed cells of each column, and their running sum; the last sum is `total`."""
+        self.hidden: Any = None
+        """(capacity + 1,) first layer of the occupancy MLP at each listed cell, before its ReLU; row 0 is no cell."""
+        self.grow(capacity)
+
+    def grow(self, cells: int) -> None:
+        """Have memory for at least this many cells."""
+        if self.hidden is None or cells > self.capacity:
+            if self.hidden is not None:
+                self._memory.free(self.hidden)
+            self.hidden = self._memory.array(cells + 1, self.vector)
+            self.hidden.zero_()
+
+    @property
+    def capacity(self) -> int:
+        """Cells that there is memory for."""
+        return len(self.hidden) - 1
+
+    def __call__(self, features: Any, mask: SkipMask) -> None:
+        """Fill the cells; on a GPU only enqueues.
+
+        Args:
+            features: Warp array (patches, channels) float32, the decoder's map after the layer norm, row-major.
+            mask: what rays may look at.
+        Deterministic: cells are listed column by column, layers ascending.
+        """
+        rows, columns, _ = self.grid.feature_cells_YXZ
+        mask_rows, mask_columns, _ = self.grid.mask_cells_YXZ
+        self.slots.zero_()
+        launch_rows(_mark_kernel, rows * columns, [
+            mask.occupied, mask.is_used, columns, rows // mask_rows, columns // mask_columns, self.slots, self.counts], self.device)
+        wp.utils.array_scan(self.counts, self.ends)
+        if self._memory.may_read:
+            self.grow(self.total())
+        launch_rows(_readout_kernel(self.hidden_dim), rows * columns, [
+            columns, self.grid.config.grid.feature_cells_per_patch, features, self._matrix, self._bias, self.counts, self.ends, self.slots,
+            self.hidden], self.device)
+
+    def total(self) -> int:
+        """Cells that the last call listed; waits for the device."""
+        return int(self.ends[-1:].numpy()[0])

@@ -9,11 +9,13 @@ the result does not depend on how the rows were cut.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import warp as wp
 
 wp.config.log_level = wp.LOG_ERROR
@@ -21,6 +23,32 @@ wp.config.enable_backward = False
 wp.init()
 
 CPU = "cpu"
+
+
+class Memory(NamedTuple):
+    """Where kernels run, who allocates for them, and whether the host may look."""
+
+    device: str = CPU
+    """Warp device name."""
+    empty: Callable[..., Any] = wp.empty
+    """Makes an array: `empty(shape, dtype=..., device=...)`."""
+    free: Callable[[Any], None] = lambda array: None
+    """Gives an array's memory back at once; Warp's own arrays do so by themselves."""
+    may_read: bool = True
+    """Whether the host may read lengths between two kernels; on a GPU it would have to wait for them."""
+
+    def array(self, shape: Any, dtype: Any) -> Any:
+        """Array whose content is not set."""
+        return self.empty(shape, dtype=dtype, device=self.device)
+
+    def place(self, values: npt.NDArray[Any], dtype: Any, ndim: int = 1) -> Any:
+        """Array with these values; `ndim` counts without the axis of a vector type."""
+        array = self.array(values.shape[:ndim], dtype)
+        array.assign(np.ascontiguousarray(values))
+        return array
+
+
+CPU_MEMORY = Memory()
 _PARTS_PER_CORE = 8
 _MIN_ROWS_PER_PART = 256
 _compiled: set[tuple[Any, ...]] = set()

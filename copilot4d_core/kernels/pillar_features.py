@@ -1,6 +1,7 @@
 """Occupied voxels to the patch map in three passes (inference): points, pillars, patch cells.
 
 In: `Voxels` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
+Nothing but the launches happens on the host: on a GPU a scan is one sequence of kernels without a wait.
 Unusual: the sum over the points of a voxel runs in 44.20 fixed point, because integers add up to the same number in any
 order: shuffling the points of a scan changes no bit of the result. Linear layers behind a sum are applied to the sum.
 """
@@ -9,12 +10,12 @@ order: shuffling the points of a scan changes no bit of the result. Linear layer
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import warp as wp
 
+from copilot4d_core.config import Config
 from copilot4d_core.grid import FloatArray
-from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.voxelize import Voxels
+from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.voxelize import PATCHES, PILLARS, VOXELS, VoxelBuffers
 
 _FIXED_POINT = 1048576.0
 _EPS = 1e-5
@@ -48,7 +49,7 @@ class PillarWeights(NamedTuple):
 
 
 @cache
-def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
+def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel, wp.Kernel]:
     point: Any = wp.types.vector(length=point_dim, dtype=wp.float32)
     fixed: Any = wp.types.vector(length=point_dim, dtype=wp.int64)
     pillar: Any = wp.types.vector(length=pillar_dim, dtype=wp.float32)
@@ -72,8 +73,10 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
     def voxel_kernel(first: int, offset: wp.array2d(dtype=wp.float32), start: wp.array(dtype=wp.int32), layer: wp.array(dtype=wp.int32),
                      point_in: wp.array(dtype=point), point_vectors: wp.array(dtype=point), point_out: wp.array(dtype=point),
                      voxel_vectors: wp.array(dtype=point), layer_in: wp.array(dtype=pillar), layer_table: wp.array(dtype=pillar),
-                     layer_vectors: wp.array(dtype=pillar), out: wp.array(dtype=pillar)):
+                     layer_vectors: wp.array(dtype=pillar), counts: wp.array(dtype=wp.int32), out: wp.array(dtype=pillar)):
         v = first + wp.tid()
+        if v >= counts[wp.static(VOXELS)]:
+            return
         total = fixed()
         for i in range(start[v], start[v + 1]):
             value = point_vectors[0] + offset[i, 0] * point_in[0] + offset[i, 1] * point_in[1] + offset[i, 2] * point_in[2]
@@ -92,8 +95,10 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
 
     @wp.kernel(module="unique")
     def pillar_kernel(first: int, hidden: wp.array(dtype=pillar), start: wp.array(dtype=wp.int32), pillar_out: wp.array(dtype=pillar),
-                      pillar_vectors: wp.array(dtype=pillar), out: wp.array(dtype=pillar)):
+                      pillar_vectors: wp.array(dtype=pillar), counts: wp.array(dtype=wp.int32), out: wp.array(dtype=pillar)):
         p = first + wp.tid()
+        if p >= counts[wp.static(PILLARS)]:
+            return
         total = pillar()
         for v in range(start[p], start[p + 1]):
             total = total + hidden[v]
@@ -104,8 +109,11 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
 
     @wp.kernel(module="unique")
     def patch_kernel(first: int, pillars: wp.array(dtype=pillar), slot: wp.array(dtype=wp.int32), start: wp.array(dtype=wp.int32),
-                     index: wp.array(dtype=wp.int32), patch_in: wp.array2d(dtype=patch), out: wp.array(dtype=patch)):
+                     index: wp.array(dtype=wp.int32), patch_in: wp.array2d(dtype=patch), counts: wp.array(dtype=wp.int32),
+                     out: wp.array(dtype=patch)):
         c = first + wp.tid()
+        if c >= counts[wp.static(PATCHES)]:
+            return
         total = out[index[c]]
         for p in range(start[c], start[c + 1]):
             value = pillars[p]
@@ -113,42 +121,57 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
                 total = total + value[k] * patch_in[slot[p], k]
         out[index[c]] = total
 
-    return voxel_kernel, pillar_kernel, patch_kernel
+    @wp.kernel(module="unique")
+    def blank_kernel(first: int, bias: wp.array(dtype=patch), out: wp.array(dtype=patch)):
+        out[first + wp.tid()] = bias[0]
+
+    return voxel_kernel, pillar_kernel, patch_kernel, blank_kernel
 
 
-def pillar_features(voxels: Voxels, weights: PillarWeights, num_patches: int, device: str = CPU) -> FloatArray:
-    """Patch map of a scan before its layer norm, as the dense encoder takes it.
+def kernels(config: Config) -> list[wp.Kernel]:
+    """The kernels of this file for these settings."""
+    return list(_kernels(config.voxel_encoder.dim, config.bev_pooling.dim, config.swin.dims[0]))
+
+
+class PillarFeatures:
+    """The sparse half of the encoder on one device: occupied cells to the patch map before its layer norm.
 
     Source: CoPilot4D, figure 6: PointNet with sum, pillar pooling with z embedding, 4 x 4 patchify and Linear.
-
-    Args:
-        voxels: occupied voxels of the scan.
-        weights: of the sparse half of the encoder.
-        num_patches: cells of the patch map.
-    Returns:
-        (num_patches, C) float32; a blank cell holds the bias. The same bits for any order of the points.
     """
-    dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
-    point, pillar, patch = (wp.types.vector(length=dim, dtype=wp.float32) for dim in dims)
-    voxel_kernel, pillar_kernel, patch_kernel = _kernels(*dims)
 
-    def rows(array: FloatArray, dtype: Any, ndim: int = 1) -> Any:
-        return wp.array(np.ascontiguousarray(array, dtype=np.float32), dtype=dtype, ndim=ndim, device=device, copy=False)
+    def __init__(self, weights: PillarWeights, num_patches: int, capacity: int, memory: Memory = CPU_MEMORY) -> None:
+        """Put the weights on the device.
 
-    def index(array: Any) -> Any:
-        return wp.array(np.ascontiguousarray(array, dtype=np.int32), dtype=wp.int32, device=device, copy=False)
+        Args:
+            num_patches: cells of the patch map.
+            capacity: most points of a scan.
+        """
+        self.dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
+        self.num_patches, self.device = num_patches, memory.device
+        point, pillar, self.patch_type = (wp.types.vector(length=dim, dtype=wp.float32) for dim in self.dims)
+        place = memory.place
+        self._voxel_weights = [
+            place(weights.point_in, point), place(weights.point_vectors, point), place(weights.point_out, point), place(weights.voxel_vectors, point),
+            place(weights.layer_in, pillar), place(weights.layer_table, pillar), place(weights.layer_vectors, pillar)]
+        self._pillar_weights = [place(weights.pillar_out, pillar), place(weights.pillar_vectors, pillar)]
+        self._patch_in, self._patch_bias = place(weights.patch_in, self.patch_type, 2), place(weights.patch_bias[None], self.patch_type)
+        self._hidden, self._pillars = (memory.array(max(capacity, 1), pillar) for _ in range(2))
 
-    num_voxels, num_pillars = len(voxels.voxel_layer_V), len(voxels.pillar_slot_P)
-    hidden, pillars = wp.empty(max(num_voxels, 1), dtype=pillar, device=device), wp.empty(max(num_pillars, 1), dtype=pillar, device=device)
-    out = np.ascontiguousarray(np.broadcast_to(weights.patch_bias, (num_patches, dims[2])), dtype=np.float32)
-    offset: Any = wp.array(voxels.offset_N3, dtype=wp.float32, ndim=2, device=device, copy=False)
-    launch_rows(voxel_kernel, num_voxels, [
-        offset, index(voxels.voxel_start_V1), index(voxels.voxel_layer_V), rows(weights.point_in, point), rows(weights.point_vectors, point),
-        rows(weights.point_out, point), rows(weights.voxel_vectors, point), rows(weights.layer_in, pillar), rows(weights.layer_table, pillar),
-        rows(weights.layer_vectors, pillar), hidden], device)
-    launch_rows(pillar_kernel, num_pillars, [hidden, index(voxels.pillar_start_P1), rows(weights.pillar_out, pillar),
-                                             rows(weights.pillar_vectors, pillar), pillars], device)
-    launch_rows(patch_kernel, len(voxels.patch_index_C), [
-        pillars, index(voxels.pillar_slot_P), index(voxels.patch_start_C1), index(voxels.patch_index_C),
-        rows(weights.patch_in, patch, 2), rows(out, patch)], device)
-    return out
+    def __call__(self, voxels: VoxelBuffers, count: int, out: Any) -> None:
+        """Fill the patch map; on a GPU only enqueues.
+
+        Args:
+            voxels: filled by `voxelize_into`.
+            count: points of the scan; 0 leaves every cell blank.
+            out: Warp array (num_patches,) of vectors; a blank cell gets the bias. The same bits for any order of the points.
+        """
+        voxel_kernel, pillar_kernel, patch_kernel, blank_kernel = _kernels(*self.dims)
+        launch_rows(blank_kernel, self.num_patches, [self._patch_bias, out], self.device)
+        if not count:
+            return
+        launch_rows(voxel_kernel, voxels.rows(VOXELS, count), [
+            voxels.offset, voxels.voxel_start, voxels.voxel_layer, *self._voxel_weights, voxels.counts, self._hidden], self.device)
+        launch_rows(pillar_kernel, voxels.rows(PILLARS, count), [
+            self._hidden, voxels.pillar_start, *self._pillar_weights, voxels.counts, self._pillars], self.device)
+        launch_rows(patch_kernel, voxels.rows(PATCHES, count), [
+            self._pillars, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, self._patch_in, voxels.counts, out], self.device)

@@ -6,30 +6,22 @@ Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the fe
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import BoolArray, FloatArray, Grid
-from copilot4d_core.kernels.feature_readout import OccupancyCells, ReadoutWeights
-from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.ray_samples import mask_grid
-from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.config import Config
+from copilot4d_core.kernels.feature_readout import FeatureReadout
+from copilot4d_core.kernels.launch import launch_rows
+from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.volume_rendering import softplus
 
-
-class MarchedRays(NamedTuple):
-    """(R,) float32 each; distances in metres from the origin, 0 for a ray that crosses no occupied cell."""
-
-    weighted_m: FloatArray
-    """sum w_i h_i: D of equation 4."""
-    opacity: FloatArray
-    """sum w_i."""
-    median_m: FloatArray
-    """First distance at which the summed weight reaches one half; NaN when it never does."""
-    strongest_m: FloatArray
-    """Distance of the largest weight; NaN without a sample."""
+WEIGHTED, OPACITY, MEDIAN, STRONGEST = range(4)
+"""Rows of the result. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: first distance in metres at
+which the summed weight reaches one half, NaN when it never does. STRONGEST: distance in metres of the largest weight, NaN
+without a sample. A ray that crosses no occupied cell has 0, 0, NaN, NaN."""
 
 
 @cache
@@ -68,8 +60,7 @@ def _march_kernel(hidden: int) -> wp.Kernel:
     @wp.kernel(module="unique")
     def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
               log_stop: float, size: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector),
-              output: vector, bias: float, weighted: wp.array(dtype=wp.float32), opacity: wp.array(dtype=wp.float32),
-              median: wp.array(dtype=wp.float32), strongest: wp.array(dtype=wp.float32)):
+              output: vector, bias: float, out: wp.array2d(dtype=wp.float32)):
         i = first + wp.tid()
         origin = origins[i]
         direction = directions[i]
@@ -108,38 +99,36 @@ def _march_kernel(hidden: int) -> wp.Kernel:
                             best_distance = distance
                         count += 1
                 walk = next_run(walk, direction, spacings, mask)
-        weighted[i] = depth
-        opacity[i] = total
-        median[i] = half
-        strongest[i] = best_distance
+        out[0, i] = depth
+        out[1, i] = total
+        out[2, i] = half
+        out[3, i] = best_distance
 
     return march
 
 
-def march_rays(cells: OccupancyCells, weights: ReadoutWeights, mask_YXZ: BoolArray, origin_R3: FloatArray, direction_R3: FloatArray, grid: Grid,
-               device: str = CPU) -> MarchedRays:
-    """Render rays through the listed cells, as deployed.
+def kernels(config: Config) -> list[wp.Kernel]:
+    """The kernels of this file for these settings."""
+    return [_march_kernel(config.feature_grid.hidden)]
+
+
+def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: Any, rays: int, out: Any) -> None:
+    """Render rays through the listed cells, as deployed; on a GPU only enqueues.
 
     Source: CoPilot4D, equation 4 and figure 8. Samples as in `sample_rays` with jitter 0.5; a ray stops once its
     transmittance is below `rendering.stop_transmittance`.
 
     Args:
         cells: cells inside the mask and their rim.
-        weights: their read-out, whose output layer ends the MLP.
-        mask_YXZ: pooled skip mask, bool.
-        origin_R3, direction_R3: (R, 3) float32, metres and unit vectors.
+        mask: what rays may look at.
+        origins, directions: Warp arrays of wp.vec3, metres and unit vectors.
+        rays: how many of them to render.
+        out: Warp array (4, rays or more) float32; see `WEIGHTED` and its neighbours.
     """
-    rays, hidden = len(origin_R3), cells.hidden_UH.shape[1]
-    vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
+    grid, device = cells.grid, cells.device
     rows, columns, layers = grid.feature_cells_YXZ
     settings = grid.config.rendering
-    out = [np.empty(rays, dtype=np.float32) for _ in range(4)]
-    launch_rows(_march_kernel(hidden), rays, [
-        wp.array(np.ascontiguousarray(origin_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
-        wp.array(np.ascontiguousarray(direction_R3, dtype=np.float32), dtype=wp.vec3, device=device, copy=False),
-        mask_grid(mask_YXZ, grid, device), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
-        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers),
-        wp.array(cells.slot_YXZ, dtype=wp.int32, ndim=3, device=device, copy=False),
-        wp.array(np.ascontiguousarray(cells.hidden_UH), dtype=vector, device=device, copy=False), vector(*map(float, weights.output_H)),
-        weights.output_bias, *(wp.array(a, dtype=wp.float32, device=device, copy=False) for a in out)], device)
-    return MarchedRays(*out)
+    launch_rows(_march_kernel(cells.hidden_dim), rays, [
+        origins, directions, mask_grid(mask.occupied, grid), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
+        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.slots, cells.hidden, cells.output,
+        cells.output_bias, out], device)

@@ -12,7 +12,8 @@ import warp as wp
 
 from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.skip_mask import SkipMask
 
 
 class RaySamples(NamedTuple):
@@ -22,20 +23,6 @@ class RaySamples(NamedTuple):
     """Metres from the origin, ascending; 0 beyond the ray's count."""
     count_R: IntArray
     """Samples of each ray; 0 for a ray that crosses no occupied cell."""
-
-
-def mask_grid(mask_YXZ: BoolArray, grid: Grid, device: str = CPU) -> MaskGrid:
-    """The skip mask with its geometry, as the kernels read it."""
-    if mask_YXZ.shape != grid.mask_cells_YXZ:
-        raise ValueError(f"mask: expected shape {grid.mask_cells_YXZ} (y, x, z), got {mask_YXZ.shape}")
-    rows, columns, layers = mask_YXZ.shape
-    result = MaskGrid()
-    result.occupied = wp.array(np.ascontiguousarray(mask_YXZ).view(np.uint8), dtype=wp.uint8, ndim=3, device=device, copy=False)
-    result.low = wp.vec3(*map(float, grid.minimum_m))
-    result.high = wp.vec3(*map(float, grid.maximum_m))
-    result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
-    result.shape = wp.vec3i(columns, rows, layers)
-    return result
 
 
 @wp.kernel
@@ -62,6 +49,12 @@ def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.
     counts[i] = count
 
 
+def _mask_grid(mask_YXZ: BoolArray, grid: Grid) -> MaskGrid:
+    mask = SkipMask(grid)
+    mask.fill(mask_YXZ)
+    return mask_grid(mask.occupied, grid)
+
+
 def sample_rays(origins_R3: FloatArray, directions_R3: FloatArray, mask_YXZ: BoolArray, grid: Grid, jitter_R: FloatArray) -> RaySamples:
     """Distances at which each ray is sampled: evenly inside each run of occupied mask cells, at most a step apart.
 
@@ -81,7 +74,7 @@ def sample_rays(origins_R3: FloatArray, directions_R3: FloatArray, mask_YXZ: Boo
     launch_rows(_sample_kernel, rays, [
         wp.array(np.ascontiguousarray(origins_R3, dtype=np.float32), dtype=wp.vec3, device=CPU, copy=False),
         wp.array(np.ascontiguousarray(directions_R3, dtype=np.float32), dtype=wp.vec3, device=CPU, copy=False),
-        mask_grid(mask_YXZ, grid), rendering.step_m,
+        _mask_grid(mask_YXZ, grid), rendering.step_m,
         wp.array(np.ascontiguousarray(jitter_R, dtype=np.float32), dtype=wp.float32, device=CPU, copy=False),
         wp.array(distance, dtype=wp.float32, ndim=2, device=CPU, copy=False), wp.array(counts, dtype=wp.int32, device=CPU, copy=False)])
     longest = max(1, int(counts.max(initial=0)))

@@ -6,7 +6,12 @@ occupied cells form one run, and samples divide a run evenly at no more than one
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import warp as wp
+
+from copilot4d_core.grid import Grid
 
 
 @wp.struct
@@ -18,6 +23,18 @@ class MaskGrid:
     high: wp.vec3
     cell: wp.vec3
     shape: wp.vec3i
+
+
+def mask_grid(occupied: Any, grid: Grid) -> MaskGrid:
+    """A skip mask, Warp array (Y, X, Z) uint8, with its geometry."""
+    rows, columns, layers = grid.mask_cells_YXZ
+    result = MaskGrid()
+    result.occupied = occupied
+    result.low = wp.vec3(*map(float, grid.minimum_m))
+    result.high = wp.vec3(*map(float, grid.maximum_m))
+    result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
+    result.shape = wp.vec3i(columns, rows, layers)
+    return result
 
 
 @wp.struct

@@ -1,0 +1,76 @@
+"""The sparse stages of a frame on the CPU, for the runners whose networks run there.
+
+What goes in: points, or the decoder's map and its skip logits. What comes out: the patch map, or what each ray meets.
+Unusual: the memory of a frame is kept and used again, so a call overwrites the patch map of the one before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import warp as wp
+
+from copilot4d_core.config import Config
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.deploy.kernel_weights import KernelWeights
+from copilot4d_core.deploy.runner import Rendering, rendering_from_march
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
+from copilot4d_core.kernels.feature_readout import FeatureReadout
+from copilot4d_core.kernels.launch import CPU
+from copilot4d_core.kernels.pillar_features import PillarFeatures
+from copilot4d_core.kernels.ray_march import march_rays
+from copilot4d_core.kernels.skip_mask import SkipMask
+from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
+
+FIRST_CAPACITY = 150_000
+"""Points of a scan that there is memory for at first; a larger scan takes more."""
+
+
+def _array(values: Any, dtype: Any, ndim: int = 1) -> Any:
+    return wp.array(np.ascontiguousarray(values, dtype=np.float32), dtype=dtype, ndim=ndim, device=CPU, copy=False)
+
+
+class CpuStages:
+    """Points to the patch map, and the decoder's map to depth."""
+
+    def __init__(self, weights: KernelWeights, config: Config) -> None:
+        self.config, self.grid, self._weights = config, Grid(config), weights
+        self._map = np.empty((*self.grid.patches_HW, config.swin.dims[0]), dtype=np.float32)
+        self._readout, self._mask = FeatureReadout(weights.readout, self.grid), SkipMask(self.grid)
+        self._reserve(FIRST_CAPACITY)
+
+    def _reserve(self, points: int) -> None:
+        self._voxels = VoxelBuffers(points)
+        self._pillars = PillarFeatures(self._weights.pillars, self._map.shape[0] * self._map.shape[1], points)
+
+    def patch_map(self, points_m: FloatArray) -> FloatArray:
+        """Dense patch map before its layer norm, (H, W, C) float32; the next call overwrites it.
+
+        Args:
+            points_m: (N, 3 or more) float32, metres; points outside the region are left out.
+        """
+        count = len(points_m)
+        if count > self._voxels.capacity:
+            self._reserve(count)
+        if count:
+            voxelize_into(self._voxels, _array(points_m[:, :3], wp.float32, 2), count, self.grid)
+        self._pillars(self._voxels, count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
+        return self._map
+
+    def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays) -> Rendering:
+        """What each ray meets.
+
+        Args:
+            features_HWC: (H, W, C) float32, decoder map after the feature grid's layer norm.
+            skip: (Y, X, Z), pooled logits as float32, or a given mask as bool.
+        """
+        if skip.dtype == np.bool_:
+            self._mask.fill(skip.astype(np.bool_))
+        else:
+            self._mask.fill_from_logits(_array(skip, wp.float32, 3))
+        self._readout(_array(features_HWC.reshape(-1, features_HWC.shape[-1]), wp.float32, 2), self._mask)
+        marched = np.empty((4, len(rays.directions)), dtype=np.float32)
+        march_rays(self._readout, self._mask, _array(rays.origins_m, wp.vec3), _array(rays.directions, wp.vec3), len(rays.directions),
+                   _array(marched, wp.float32, 2))
+        return rendering_from_march(marched, self.config.rendering.opacity_threshold)
