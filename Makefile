@@ -4,20 +4,27 @@
 PYTHON ?= python3
 BAG ?=
 TOPIC ?=
-READY := .venv/.ready
+DEMO_READY := .venv/.demo-ready
+TEST_READY := .venv/.test-ready
 
 .PHONY: demo test .venv
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	.venv/bin/python -m copilot4d_ros.demo --out out/demo $(if $(BAG),--bag "$(BAG)") $(if $(TOPIC),--topic "$(TOPIC)")
 
-test: $(READY)
+test: $(TEST_READY)
 	.venv/bin/python -m pytest
 
-.venv: $(READY)
+.venv: $(TEST_READY)
 
-$(READY): setup.py
+# What a robot needs: no torch.
+$(DEMO_READY): setup.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable ".[ros]"
+	touch $@
+
+$(TEST_READY): setup.py
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet "torch==2.13.*"
 	.venv/bin/python -m pip install --quiet --editable ".[train,ros,test]"
-	touch $@
+	touch $@ $(DEMO_READY)

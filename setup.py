@@ -22,14 +22,18 @@ setup(
     ],
     install_requires=[
         "numpy>=1.24", "pyyaml>=6", "warp-lang>=1.9", "safetensors>=0.4", "rosbags>=0.11", "scipy>=1.11", "rich>=13",
-        "matplotlib>=3.8", "pillow>=10",
+        "matplotlib>=3.8", "pillow>=10", "onnx>=1.16", "onnxruntime>=1.17",
     ],
     extras_require={
         "train": ["torch>=2.4", "lightning>=2.4", "tensorboard>=2.14"],
         # ROS 2 Kilted from PyPI, for machines without a ROS installation.
         "ros": ["ros-rclpy==9.1.*", "ros-rmw-fastrtps-cpp==9.3.*", "ros-sensor-msgs==5.5.*", "ros-std-msgs==5.5.*",
                 "ros-diagnostic-msgs==5.5.*", "ros-rosgraph-msgs==2.3.*"],
-        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "colcon-core>=0.19", "colcon-ros>=0.5"],
+        # On a Jetson, JetPack brings TensorRT; pycuda compiles against the CUDA toolkit that is installed.
+        "gpu": ["pycuda>=2025.1"],
+        "tensorrt": ["tensorrt>=10.3"],
+        "test": ["pytest>=8", "pytest-cov>=5", "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",
+                 "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "colcon-core>=0.19", "colcon-ros>=0.5"],
     },
     entry_points={"console_scripts": [
         "copilot4d = copilot4d_core.cli:main",

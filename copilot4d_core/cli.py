@@ -1,4 +1,4 @@
-"""The `copilot4d` command: train, evaluate, encode, decode. Dispatch only.
+"""The `copilot4d` command: train, evaluate, encode, decode, and those of `cli_deploy`. Dispatch only.
 
 What goes in: arguments. What comes out: files, a table, and the exit code: 0 done, 2 refused (one line on stderr says
 why), 130 interrupted. Unusual: what a subcommand needs is imported when it runs, so `--help` answers at once.
@@ -11,7 +11,9 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from copilot4d_core.cli_deploy import add_deploy_commands
 
 if TYPE_CHECKING:
     from copilot4d_core.config import Config
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands.add_parser("evaluate", help="measure the reconstruction of scans"))
     _add_encode(commands.add_parser("encode", help="turn one scan into a token file"))
     _add_decode(commands.add_parser("decode", help="turn a token file into a point cloud and a depth picture"))
+    add_deploy_commands(commands)
     return parser
 
 
@@ -89,7 +92,16 @@ def _add_decode(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights (.safetensors; default: those in the package)")
+    parser.add_argument("--weights", type=Path, metavar="PATH",
+                        help="weights (.safetensors) or folder of `copilot4d export` (default: the weights in the package)")
+    parser.add_argument("--runner", default="auto", metavar="NAME", help="auto, torch, onnx or tensorrt (default auto)")
+    parser.add_argument("--int8", action="store_true", help="eight-bit layers in ONNX Runtime")
+
+
+def _open_runner(parsed: argparse.Namespace) -> Any:
+    from copilot4d_core.deploy.open_runner import open_runner
+
+    return open_runner(parsed.weights, parsed.runner, parsed.int8, tell=lambda line: print(line, file=sys.stderr))
 
 
 def _train(parsed: argparse.Namespace) -> None:
@@ -142,9 +154,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
 
     check_writable(parsed.json)
     data_sets = open_data_sets(parsed.data, parsed.topic, parsed.every)
-    from copilot4d_core.deploy.open_runner import open_runner
-
-    with open_runner(parsed.weights) as runner:
+    with _open_runner(parsed) as runner:
         results = report(runner, data_sets, runner.model_id)
     write_report(results, parsed.json)
     print_report(results)
@@ -156,9 +166,7 @@ def _encode(parsed: argparse.Namespace) -> None:
 
     check_writable(parsed.out, ".npz")
     scan = read_scan(parsed.file)
-    from copilot4d_core.deploy.open_runner import open_runner
-
-    with open_runner(parsed.weights) as runner:
+    with _open_runner(parsed) as runner:
         print(encode_scan(runner, scan, parsed.out))
 
 
@@ -177,9 +185,7 @@ def _decode(parsed: argparse.Namespace) -> None:
                                parsed.sensor_elevation_min_deg, parsed.sensor_elevation_max_deg)
     _check_exists(parsed.file, "a token file of `copilot4d encode`")
     tokens = load_tokens(parsed.file)
-    from copilot4d_core.deploy.open_runner import open_runner
-
-    with open_runner(parsed.weights) as runner:
+    with _open_runner(parsed) as runner:
         print(decode_tokens(runner, parsed.file, tokens, pattern, cloud=parsed.out, picture=parsed.depth))
 
 

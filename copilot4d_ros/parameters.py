@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.deploy.open_runner import RUNNERS
 from copilot4d_ros.frame_processor import DepthMode
 
 
@@ -21,7 +22,7 @@ class ParameterSpec(NamedTuple):
     """One parameter; `low` and `high` bound a number, `choices` a string."""
 
     name: str
-    default: str | int | float
+    default: str | int | float | bool
     description: str
     low: float | None = None
     high: float | None = None
@@ -30,7 +31,11 @@ class ParameterSpec(NamedTuple):
 
 
 SPECS = (
-    ParameterSpec("weights", "", "Path of the model's .safetensors file; empty: the weights in the package."),
+    ParameterSpec("weights", "", "Path of the model's .safetensors file, or of a folder of `copilot4d export`; empty: the weights in the package."),
+    ParameterSpec("runner", "auto", "What runs the networks; auto: tensorrt where a GPU and an export are there, else onnx (ONNX Runtime on the "
+                  "CPU). One that is named and cannot be had ends the node.", choices=RUNNERS),
+    ParameterSpec("int8", False, "Eight-bit layers in ONNX Runtime."),
+    ParameterSpec("engines", "", "Folder of the TensorRT engines; empty: `engines` in the export folder."),
     ParameterSpec("input_qos", "auto", "Reliability of the input; auto = best_effort, which matches every publisher.",
                   choices=("auto", "best_effort", "reliable")),
     ParameterSpec("depth.rows", 64, "Rows of the depth image (beams).", 2, 256),
@@ -48,6 +53,9 @@ class NodeSettings(NamedTuple):
     """Values that are fixed when the node starts."""
 
     weights: Path | None
+    runner: str
+    int8: bool
+    engines: Path | None
     input_qos: str
     pattern: SphericalPattern
     diagnostics_period_s: float
@@ -67,8 +75,8 @@ def declare_parameters(node: Node) -> NodeSettings:
     node.add_on_set_parameters_callback(refuse_unknown_choices)
     pattern = SphericalPattern(values["depth.rows"], values["depth.columns"],
                                values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
-    weights = Path(values["weights"]).expanduser() if values["weights"] else None
-    return NodeSettings(weights, values["input_qos"], pattern, values["diagnostics.period_s"])
+    weights, engines = (Path(values[name]).expanduser() if values[name] else None for name in ("weights", "engines"))
+    return NodeSettings(weights, values["runner"], values["int8"], engines, values["input_qos"], pattern, values["diagnostics.period_s"])
 
 
 def refuse_unknown_choices(changes: Sequence[Parameter[Any]]) -> Any:

@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -25,6 +24,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 
+from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
 from copilot4d_core.deploy.runner import Runner
 from copilot4d_ros import qos
@@ -36,7 +36,8 @@ from copilot4d_ros.messages import cloud_from_points, image_from_depth, image_fr
 from copilot4d_ros.model_info import model_info
 from copilot4d_ros.parameters import declare_parameters
 
-OpenRunner = Callable[[Path | None], Runner]
+OpenRunner = Callable[..., Runner]
+"""As `open_runner`."""
 
 _WARN_EVERY_S = 5.0
 _LOSS_WARN_EVERY_S = 30.0
@@ -107,17 +108,33 @@ class TokenizerNode(Node):
 
     def _work(self) -> None:
         try:
-            with self._open_model(self._settings.weights) as runner:
-                processor = FrameProcessor(runner, self._settings.pattern)
-                processor.warm_up()
-                self._announce(runner)
-                for message in self._mailbox:
-                    self._handle(processor, message)
+            while not self._run_model():
+                self.get_logger().warning("the GPU failed; opening the model again")
         except Exception as error:
             if not self.context.ok():
                 return  # The context closed under a publish call: an exit, not a fault.
             self.failure = str(error) if isinstance(error, (ValueError, OSError)) else traceback.format_exc()
             self.context.try_shutdown()
+
+    def _run_model(self) -> bool:
+        """Open the model and work until the mailbox closes; False after a fault of the GPU between two good scans.
+
+        Raises:
+            GpuError: the GPU failed before the first scan was done: opening again would fail again.
+        """
+        settings, before = self._settings, self._statistics.snapshot().processed
+        with self._open_model(settings.weights, settings.runner, settings.int8, settings.engines, self.get_logger().info) as runner:
+            processor = FrameProcessor(runner, settings.pattern)
+            processor.warm_up()
+            self._announce(runner)
+            try:
+                for message in self._mailbox:
+                    self._handle(processor, message)
+            except GpuError:
+                if self._statistics.snapshot().processed == before:
+                    raise
+                return False
+        return True
 
     def _announce(self, runner: Runner) -> None:
         info = model_info(runner.config, runner.model_id, self._settings.pattern)
@@ -134,8 +151,11 @@ class TokenizerNode(Node):
         except RejectedCloudError as error:
             self._statistics.dropped(error.reason)
             self.get_logger().warning(f"cloud dropped: {error}", throttle_duration_sec=_WARN_EVERY_S)
-        except Exception:
+        except Exception as error:
             self._statistics.dropped(DropReason.FAILED)
+            if isinstance(error, GpuError):
+                self.get_logger().error(str(error))
+                raise
             self.get_logger().error(f"cloud dropped, the model failed on it: {traceback.format_exc()}",
                                     throttle_duration_sec=_WARN_EVERY_S)
         else:

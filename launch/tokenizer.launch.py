@@ -16,6 +16,7 @@ CONFIG = Path(os.path.abspath(__file__)).parents[1] / "config"
 ARGUMENTS = (
     ("topic", "", "PointCloud2 topic to tokenize; empty: /points, or the bag's only one."),
     ("weights", "", "Path of the model's .safetensors file; empty: the weights in the package."),
+    ("runner", "", "What runs the networks: auto, torch, onnx or tensorrt; empty: as in params_file."),
     ("bag", "", "ROS 1 or ROS 2 bag to replay; empty: live data."),
     ("rate", "1.0", "Speed of the bag relative to its recording."),
     ("loop", "false", "Play the bag again and again (true or false)."),
@@ -65,9 +66,7 @@ def _nodes(context: LaunchContext) -> list[Action]:
 
 def _chosen(value: dict[str, str], sim_time: bool) -> dict[str, str | bool]:
     chosen: dict[str, str | bool] = {"use_sim_time": sim_time}
-    if value["weights"]:
-        chosen["weights"] = value["weights"]
-    return chosen
+    return chosen | {name: value[name] for name in ("weights", "runner") if value[name]}
 
 
 def _flag(name: str, value: dict[str, str]) -> bool:

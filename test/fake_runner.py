@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -58,7 +59,8 @@ class FakeRunner:
         return None
 
 
-def open_fake_runner(weights: Path | None) -> FakeRunner:
+def open_fake_runner(weights: Path | None, runner: str = "auto", int8: bool = False, engines: Path | None = None,
+                     tell: Callable[[str], None] | None = None) -> FakeRunner:
     """As `open_runner`; refuses a file that is not there."""
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"{weights}: expected a weights file, there is none")

@@ -149,7 +149,8 @@ class SimulatedDevice:
             self.broken = error
             for stream in self.living(Stream):
                 stream.pending.clear()
-        raise error
+        # A new one: an exception that is stored, or named in the frame that raises it, keeps the caller's objects alive.
+        raise type(error)(*error.args)
 
     def issue(self, name: str, stream: object) -> Stream:
         """Check the stream that an operation is given."""

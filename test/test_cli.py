@@ -29,7 +29,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> MaskedStandInRunner:
     """The runner that the command opens."""
     stand_in = MaskedStandInRunner(error_m=0.25)
     module = types.ModuleType("open_runner")
-    module.open_runner = lambda weights: stand_in  # type: ignore[attr-defined]
+    module.open_runner = lambda weights, runner, int8, tell: stand_in  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "copilot4d_core.deploy.open_runner", module)
     return stand_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CORE = Path(__file__).resolve().parent.parent / "copilot4d_core"
-LAYERS = ["atomic_file", "config", "grid", "model_file", "kernels", "tokenizer", "data", "deploy", "evaluation", "training", "cli"]
+LAYERS = ["atomic_file", "config", "grid", "model_file", "kernels", "tokenizer", "data", "deploy", "evaluation", "training", "cli_deploy", "cli"]
 WITH_TORCH = {"tokenizer", "training"}
 TORCH_FILES = {"torch_runner.py", "torch_reference.py"}
 WITHOUT = {"rclpy", "sensor_msgs", "std_msgs", "diagnostic_msgs", "copilot4d_ros"}

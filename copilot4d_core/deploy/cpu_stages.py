@@ -14,7 +14,8 @@ import warp as wp
 from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.kernel_weights import KernelWeights
-from copilot4d_core.deploy.runner import Rendering, rendering_from_march
+from copilot4d_core.deploy.rendering import rendering_from_march
+from copilot4d_core.deploy.runner import Rendering
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU

@@ -18,7 +18,7 @@ import onnx
 
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.cpu_stages import CpuStages
-from copilot4d_core.deploy.exported_model import ExportedModel, export_model, read_export
+from copilot4d_core.deploy.exported_model import TIE, ExportedModel, export_model, read_export
 from copilot4d_core.deploy.kernel_weights import arrays_from
 from copilot4d_core.deploy.manifest import DECODER, ENCODER, KERNELS, PRECISIONS, Manifest, networks, sha256_of, write_manifest
 from copilot4d_core.deploy.onnx_builder import OPSET
@@ -31,8 +31,6 @@ TENSORRT_OPERATORS = frozenset({"Add", "ArgMax", "Cast", "Gather", "Gelu", "Laye
 CHECK_SEED = 3
 LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99}
 """Share of the tokens that must be torch's, or else the export fails; one scan scatters, `copilot4d agreement` measures on many."""
-TIE = 1e-4
-"""Two codes whose scores (z.e - |e|^2 / 2) are closer are a tie: in fp32 only ties may get another token, by the order of a sum."""
 LARGEST_ERROR = {"fp32": 1e-3, "fp16": 0.5}
 """Of the decoder's outputs, whose features have a standard deviation of about 1."""
 

@@ -17,6 +17,9 @@ from copilot4d_core.deploy.kernel_weights import KernelWeights, kernel_weights, 
 from copilot4d_core.deploy.manifest import DECODER, ENCODER, KERNELS, read_manifest
 from copilot4d_core.model_file import Model, read_model, read_tensors
 
+TIE = 1e-4
+"""Two codes whose scores (z.e - |e|^2 / 2) are closer are a tie: the order of a float32 sum decides which one is chosen."""
+
 
 class ExportedModel(NamedTuple):
     """What a runner needs of a model."""

@@ -8,6 +8,7 @@ executor calls from threads of its own. The modules are arguments, so that a tes
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -35,8 +36,8 @@ class Gpu(NamedTuple):
     """Makes kernels that are launched inside it run on this pycuda stream."""
 
 
-class GpuError(RuntimeError):
-    """The GPU failed in the middle of a frame; the runner must be closed and opened again."""
+class GpuError(OSError):
+    """The device failed or has no memory left; the runner must be closed and opened again."""
 
 
 @contextmanager
@@ -44,6 +45,11 @@ def warp_on_stream(device: str, stream: Any) -> Iterator[None]:
     """Launch Warp kernels on a stream of pycuda, on a real GPU."""
     with wp.ScopedStream(wp.Stream(device, cuda_stream=stream.handle), sync_enter=False):
         yield
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of what the calls that failed had in hand: a traceback would keep streams and engines alive beyond their context."""
+    traceback.clear_frames(error.__traceback__)
 
 
 class GpuSession:
@@ -86,7 +92,11 @@ class GpuSession:
         try:
             yield
         except self.gpu.cuda.Error as error:
+            release_frames(error)
             raise GpuError(f"GPU: {error}; close this runner and open a new one") from error
+        except BaseException as error:
+            release_frames(error)
+            raise
         finally:
             self.gpu.cuda.Context.pop()
 
@@ -161,4 +171,4 @@ class GpuSession:
         try:
             step()
         except self.gpu.cuda.Error as error:
-            LOG.warning("GPU: could not %s: %s", what, error)
+            LOG.warning("GPU: could not %s: %s", what, str(error))  # a log may keep its arguments, and the error holds the stream

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from copilot4d_core.config import Config
+from copilot4d_core.kernels import feature_readout, pillar_features, ray_march, skip_mask, voxelize
 from copilot4d_core.kernels.feature_readout import ReadoutWeights
 from copilot4d_core.kernels.pillar_features import PillarWeights
 
@@ -37,6 +39,11 @@ def kernel_weights_from(arrays: Tensors) -> KernelWeights:
     pillars = PillarWeights(*(arrays[f"pillars.{name}"] for name in PillarWeights._fields))
     matrix, bias, output, output_bias = (arrays[f"readout.{name}"] for name in ReadoutWeights._fields)
     return KernelWeights(pillars, ReadoutWeights(matrix, bias, output, float(output_bias[0])))
+
+
+def inference_kernels(config: Config) -> list[Any]:
+    """Every kernel that a runner launches with these settings."""
+    return [*voxelize.kernels(), *pillar_features.kernels(config), *skip_mask.kernels(), *feature_readout.kernels(config), *ray_march.kernels(config)]
 
 
 def pillar_weights(tensors: Tensors) -> PillarWeights:

@@ -17,9 +17,11 @@ from copilot4d_core.deploy.stage_clock import StageClock
 from copilot4d_core.grid import BoolArray, FloatArray
 from copilot4d_core.kernels.launch import num_cores
 
-INT8_PART = "encoder.stage2"
-"""What INT8 runs in eight bits. Measured on held-out scans: the linear layers of the second encoder stage keep 98 % of the
-tokens and save a tenth of the encoder's time; with all layers 94 %. The decoder stays in float32, because its errors move depths."""
+INT8_STAGE = "encoder.stage2"
+INT8_LAYERS = ("query/product", "key/product", "value/product", "projection/product", "mlp.0/product")
+"""What INT8 runs in eight bits. With every linear layer 94 % of the tokens stay (real scans, `mini`), with those of stage 2 98.1 %, but
+depths on agreeing rays move by 4 cm (p99); without the last layer of each MLP 98.5 % and less than 0.1 mm. The decoder stays in float32: its
+errors move depths."""
 
 
 class OnnxRunner:
@@ -29,7 +31,7 @@ class OnnxRunner:
         """Load the networks.
 
         Args:
-            int8: linear layers of `INT8_PART` with eight-bit weights and activations that are scaled scan by scan.
+            int8: `INT8_LAYERS` with eight-bit weights and activations that are scaled scan by scan.
         """
         self.config, self.model_id = model.config, model.model_id
         self._stages, self._clock = CpuStages(model.kernels, model.config), StageClock()
@@ -94,17 +96,18 @@ def open_session(network: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class but Exception
-        raise ValueError(f"runner onnx: ONNX Runtime {onnxruntime.__version__} refuses the network: {error}; the export may be of a newer "
+        raise ValueError(f"runner onnx: ONNX Runtime {onnxruntime.__version__} refuses the network: {' '.join(str(error).split())}; the export may be of a newer "
                          "version of copilot4d: update ONNX Runtime, or export the weights again") from error
 
 
 def quantized(network: bytes) -> bytes:
-    """The encoder with the linear layers of `INT8_PART` in eight bits, scaled per output channel."""
+    """The encoder with `INT8_LAYERS` in eight bits, scaled per output channel."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load_from_string(network)
-    kept = [node.name for node in graph.graph.node if node.op_type == "MatMul" and not node.name.startswith(INT8_PART)]
+    kept = [node.name for node in graph.graph.node
+            if node.op_type == "MatMul" and not (node.name.startswith(INT8_STAGE) and node.name.endswith(INT8_LAYERS))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
         quantize_dynamic(graph, path, op_types_to_quantize=["MatMul"], nodes_to_exclude=kept, per_channel=True, weight_type=QuantType.QInt8)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.grid import FloatArray, Grid
-from copilot4d_core.kernels.ray_march import MEDIAN, OPACITY, STRONGEST, WEIGHTED
 
 TokenArray = npt.NDArray[np.uint16]
 
@@ -107,17 +106,3 @@ def check_token_grid(tokens: TokenArray, config: Config, model_id: str) -> None:
     size = config.quantizer.codebook_size
     if tokens.max() >= size:
         raise ValueError(f"tokens: expected values below {size}, the codebook of model {model_id}, got {int(tokens.max())}")
-
-
-def rendering_from_march(marched_4R: FloatArray, opacity_threshold: float) -> Rendering:
-    """What `march_rays` wrote, with NaN for every ray that met nothing.
-
-    Args:
-        marched_4R: (4, R) float32, see `kernels.ray_march`.
-        opacity_threshold: least opacity of a ray that met something.
-    """
-    met = marched_4R[OPACITY] >= opacity_threshold
-    nothing = np.float32(np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        expected = np.where(met, marched_4R[WEIGHTED] / marched_4R[OPACITY], nothing)
-    return Rendering(expected, marched_4R[OPACITY], np.where(met, marched_4R[MEDIAN], nothing), np.where(met, marched_4R[STRONGEST], nothing))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from copilot4d_core.deploy.gpu_session import GpuError, GpuSession
+from copilot4d_core.deploy.gpu_session import GpuError, GpuSession, release_frames
 from copilot4d_core.deploy.manifest import Network
 
 
@@ -28,14 +28,25 @@ class TensorrtEngine:
             GpuError: TensorRT refuses the engine, or finds no memory for it.
             ValueError: the engine has other tensors than the manifest.
         """
-        trt = session.gpu.trt
         self.name = name
-        self._runtime: Any = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self._engine: Any = self._runtime.deserialize_cuda_engine(data)
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        try:
+            self._open(data, network, buffers, session.gpu.trt)
+        except BaseException as error:
+            release_frames(error)
+            self.close()
+            raise
+
+    def _open(self, data: bytes, network: Network, buffers: dict[str, Any], trt: Any) -> None:
+        name = self.name
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             raise GpuError(f"{name}: TensorRT {trt.__version__} refuses the engine (its log says why); build it again: `copilot4d build-engine`")
         _check_boundary(name, self._engine, network, trt)
-        self._context: Any = self._engine.create_execution_context()
+        self._context = self._engine.create_execution_context()
         if self._context is None:
             raise GpuError(f"{name}: TensorRT made no execution context, most likely for want of GPU memory; close other programs on the GPU")
         for tensor, array in buffers.items():

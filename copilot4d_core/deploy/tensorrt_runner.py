@@ -22,7 +22,8 @@ from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.gpu_session import Gpu, GpuError, GpuSession
 from copilot4d_core.deploy.kernel_weights import KernelWeights
 from copilot4d_core.deploy.manifest import networks
-from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid, rendering_from_march
+from copilot4d_core.deploy.rendering import rendering_from_march
+from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
 from copilot4d_core.deploy.stage_clock import StageClock
 from copilot4d_core.deploy.tensorrt_engine import TensorrtEngine
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
@@ -78,7 +79,7 @@ class TensorrtRunner:
         self.config, self.model_id, self.grid = config, model_id, Grid(config)
         self._weights, self._clock, self._lock = weights, StageClock(), threading.Lock()
         self._is_closed = False
-        self._failure: GpuError | None = None
+        self._failure = ""
         self._engines: dict[str, TensorrtEngine] = {}
         self._events: list[Any] = []
         self._session = GpuSession(gpu)
@@ -249,13 +250,13 @@ class TensorrtRunner:
         with self._lock:
             if self._is_closed:
                 raise GpuError("GPU: the runner is closed; open a new one")
-            if self._failure is not None:
+            if self._failure:
                 raise GpuError(f"GPU: it failed before ({self._failure}); close this runner and open a new one")
             try:
                 with self._session.active():
                     yield
             except GpuError as error:
-                self._failure = error
+                self._failure = str(error)
                 raise
 
 

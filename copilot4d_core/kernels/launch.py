@@ -8,7 +8,9 @@ the result does not depend on how the rows were cut.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -20,8 +22,27 @@ import warp as wp
 
 wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
-wp.init()
 
+
+def _init_warp() -> None:
+    """Start Warp; its native code warns on stderr that there is no CUDA driver, which on a machine without one is no news."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            wp.init()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+    else:
+        wp.init()
+
+
+_init_warp()
 CPU = "cpu"
 
 
