@@ -36,7 +36,7 @@ RECORDING = Path(__file__).resolve().parents[2] / "shared" / "data" / "lidar" / 
 FRAMES = 20
 STREET = 1000
 """Seed of the simulated drive; the packaged weights were trained on streets of seeds 0 to 95."""
-STAGES = ("unpack", "voxelize", "encode", "quantize", "decode", "render", "total")
+STAGES = ("unpack", "voxelize", "encode", "decode", "render", "total")
 """In the order in which they run; `total` also holds the publishing."""
 
 

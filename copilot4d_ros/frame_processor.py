@@ -14,7 +14,7 @@ from copilot4d_core.deploy.runner import Rendering, Runner, TokenArray
 from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
 
-_ENCODE_STAGES = ("voxelize", "encode", "quantize")
+_ENCODE_STAGES = ("voxelize", "encode")
 _DECODE_STAGES = ("decode", "render")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from copilot4d_core.config import preset
 from copilot4d_core.data.rays import Rays
+from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.runner import Rendering, TokenArray
 from copilot4d_core.grid import FloatArray, Grid
 
@@ -30,18 +31,22 @@ class FakeRunner:
         self.model_id = MODEL_ID
         self.stage_ms: dict[str, float] = {}
         self.rendered = 0
+        self.is_broken = False
 
     def encode(self, points_m: FloatArray) -> TokenArray:
-        """Number of points in each cell, at most 63."""
+        """Number of points in each cell, at most 63. 13 points make it fail, 14 make its GPU fail for good."""
         if len(points_m) == 13:
             raise RuntimeError("fake model: 13 points")
+        if self.is_broken or len(points_m) == 14:
+            self.is_broken = True
+            raise GpuError("GPU: fake fault; close this runner and open a new one")
         time.sleep(float(os.environ.get(SLOW_MS_VARIABLE, "0")) / 1e3)
         grid = Grid(self.config)
         inside = points_m[grid.inside(points_m)]
         cells = np.floor((inside[:, :2] - grid.minimum_m[:2]) / np.array(grid.token_size_m)).astype(int)
         tokens = np.zeros(grid.tokens_HW, dtype=np.uint16)
         np.add.at(tokens, (cells[:, 1], cells[:, 0]), 1)
-        self.stage_ms = {"voxelize": 1.0, "encode": 2.0, "quantize": 3.0}
+        self.stage_ms = {"voxelize": 1.0, "encode": 2.0}
         return np.minimum(tokens, 63).astype(np.uint16)
 
     def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:

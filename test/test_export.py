@@ -94,10 +94,12 @@ def test_graphs_are_static_without_float64_int64_at_the_boundary_or_large_interm
         assert {node.op_type for node in graph.graph.node} <= TENSORRT_OPERATORS
         assert [entry.version for entry in graph.opset_import] == [20]
         spec = networks(preset(name))[part]
+        kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
         for side, wanted in ((graph.graph.input, spec.inputs), (graph.graph.output, spec.outputs)):
-            found = [(value.name, tuple(size.dim_value for size in value.type.tensor_type.shape.dim), value.type.tensor_type.elem_type) for value in side]
-            kinds = {"float32": onnx.TensorProto.FLOAT, "int32": onnx.TensorProto.INT32}
-            assert found == [(tensor.name, tensor.shape, kinds[tensor.dtype]) for tensor in wanted]
+            types = [value.type.tensor_type for value in side]
+            found = [(tuple(size.dim_value for size in kind.shape.dim), kind.elem_type) for kind in types]
+            assert [value.name for value in side] == [tensor.name for tensor in wanted]
+            assert found == [(tensor.shape, kinds[tensor.dtype]) for tensor in wanted]
         inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph.value_info
         assert len(inferred) > 100
         for value in inferred:

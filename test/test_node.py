@@ -163,6 +163,34 @@ def test_one_warning_for_a_stream_of_bad_clouds(graph: None, tmp_path: Path) -> 
     assert log.read_text().count("missing z") == 1
 
 
+def test_a_fault_of_the_gpu_costs_one_scan_and_the_model_is_opened_again(graph: None, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with node_process("gpu_fault", log, *FAST_DIAGNOSTICS):
+        client = NodeClient("gpu_fault")
+        client.connect()
+        client.send([[1.0, 1.0, 0.0]] * 14)
+        client.wait(lambda: client.count("dropped_failed") == 1, "the scan that failed")
+        stamp = client.send([[1.0, 1.0, 0.0]])
+        client.wait(lambda: stamp in client.tokens, "tokens after the fault")
+        assert client.count("dropped_failed") == 1
+        client.destroy_node()
+    assert "fake fault" in log.read_text() and "opening the model again" in log.read_text()
+
+
+def test_a_gpu_that_fails_at_once_ends_the_node_instead_of_a_loop(graph: None, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with node_process("gpu_dead", log, *FAST_DIAGNOSTICS) as process:
+        client = NodeClient("gpu_dead")
+        client.wait(lambda: client.info and client.clouds.get_subscription_count(), "the node")
+        end = time.monotonic() + DEADLINE_S
+        while process.poll() is None and time.monotonic() < end:
+            client.send([[1.0, 1.0, 0.0]] * 14)
+            time.sleep(0.2)
+        client.destroy_node()
+        assert process.poll() == 1
+    assert "fake fault" in log.read_text()
+
+
 def test_every_scan_of_a_burst_is_accounted_for(graph: None, tmp_path: Path) -> None:
     with node_process("burst", tmp_path / "log.txt", "-p", "input_qos:=reliable", *FAST_DIAGNOSTICS, encode_ms=200):
         client = NodeClient("burst")
@@ -199,6 +227,7 @@ def test_a_signal_ends_the_node_cleanly(graph: None, tmp_path: Path, with_signal
     ("input_qos:=fast", "input_qos: expected one of auto, best_effort, reliable, got 'fast'"),
     ("depth.elevation_min_deg:=5.0", "elevation_min_deg < elevation_max_deg"),
     ("weights:=/nowhere/w.safetensors", "/nowhere/w.safetensors"),
+    ("runner:=cuda", "runner: expected one of auto, torch, onnx, tensorrt, got 'cuda'"),
 ])
 def test_a_wrong_parameter_is_refused(graph: None, tmp_path: Path, setting: str, expected: str) -> None:
     log = tmp_path / "log.txt"
@@ -216,4 +245,5 @@ def test_the_settings_file_names_every_parameter_with_its_default() -> None:
     assert flat == {spec.name: spec.default for spec in SPECS}
     assert all(type(flat[spec.name]) is type(spec.default) for spec in SPECS), "a whole number for a float is refused by ROS"
     assert all(spec.description for spec in SPECS)
-    assert all(spec.choices or spec.high is not None for spec in SPECS if spec.name != "weights"), "a parameter without bounds"
+    unbounded = {spec.name for spec in SPECS if not spec.choices and spec.high is None and not isinstance(spec.default, bool)}
+    assert unbounded == {"weights", "engines"}, "a parameter without bounds"

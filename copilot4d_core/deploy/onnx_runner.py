@@ -96,8 +96,9 @@ def open_session(network: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class but Exception
-        raise ValueError(f"runner onnx: ONNX Runtime {onnxruntime.__version__} refuses the network: {' '.join(str(error).split())}; the export may be of a newer "
-                         "version of copilot4d: update ONNX Runtime, or export the weights again") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"runner onnx: ONNX Runtime {onnxruntime.__version__} refuses the network: {reason}; the export may be of a newer version "
+                         "of copilot4d: update ONNX Runtime, or export the weights again") from error
 
 
 def quantized(network: bytes) -> bytes:

@@ -89,13 +89,18 @@ def open_runner(model: Path | None = None, runner: str = "auto", int8: bool = Fa
     """
     path = PACKAGED_WEIGHTS if model is None else model
     choice = choose_runner(path, runner, int8)
+    result = _open(path, choice.name, int8, engines, tell)
     if tell is not None:
         tell(f"runner {choice.name}{' int8' if int8 else ''}: {choice.reason}")
-    if choice.name == "tensorrt":
+    return result
+
+
+def _open(path: Path, name: str, int8: bool, engines: Path | None, tell: Callable[[str], None] | None) -> Runner:
+    if name == "tensorrt":
         from copilot4d_core.deploy.open_tensorrt import open_tensorrt
 
         return open_tensorrt(path, engines, tell)
-    if choice.name == "torch":
+    if name == "torch":
         from copilot4d_core.deploy.torch_runner import torch_runner
 
         return torch_runner(path)

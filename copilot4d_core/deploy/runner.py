@@ -71,7 +71,7 @@ class Runner(Protocol):
 
     @property
     def stage_ms(self) -> dict[str, float]:
-        """Milliseconds of the last call per stage: voxelize, encode, quantize, decode, render."""
+        """Milliseconds of the last call per stage: voxelize, encode (to the nearest code), decode, render."""
         ...
 
     def __enter__(self) -> Runner: ...

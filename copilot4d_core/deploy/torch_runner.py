@@ -50,7 +50,6 @@ class TorchRunner:
             patches = torch.from_numpy(self._stages.patch_map(points_m))
         with self._clock("encode"):
             latent = model.encode_latent(patches)
-        with self._clock("quantize"):
             quantized, _ = model.quantize(latent, torch.zeros(latent.shape[:2], dtype=torch.bool))
         tokens: TokenArray = quantized.token_N.view(model.grid.tokens_HW).numpy().astype(np.uint16)
         return tokens
