@@ -228,17 +228,18 @@ def _take_timings(config: Any, path: Path, key: EngineKey) -> None:
 
 
 def _build(builder: Any, definition: Any, config: Any, bars: BuildBars, log: BuildLog) -> bytes | None:
-    with ThreadPoolExecutor(1, thread_name_prefix="tensorrt-build") as thread:
-        building = thread.submit(builder.build_serialized_network, definition, config)
-        try:
-            while wait([building], LOOK_EVERY_S).not_done:
-                pass
-        except KeyboardInterrupt:
-            bars.cancel()
-            raise
-        finally:
-            wait([building])
-            bars.close()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="tensorrt-build") as thread:  # its end waits for the build's
+            thread.submit(int).result()  # a thread that Ctrl-C meets while it starts would not be waited for
+            try:
+                building = thread.submit(builder.build_serialized_network, definition, config)
+                while wait([building], LOOK_EVERY_S).not_done:
+                    pass
+            except KeyboardInterrupt:
+                bars.cancel()
+                raise
+    finally:
+        bars.close()
     try:
         return None if building.result() is None else bytes(building.result())
     except (MemoryError, RuntimeError) as error:

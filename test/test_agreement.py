@@ -1,0 +1,75 @@
+"""The agreement of the deployed networks with torch: the bars on real scans, and that a bar can be missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from copilot4d_core.config import preset
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.deploy.exported_model import TIE
+from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
+from copilot4d_core.evaluation import agreement
+from copilot4d_core.evaluation.agreement import Variant, crosses_only, measure
+from copilot4d_core.evaluation.report import DataSet, open_data_sets
+from copilot4d_core.grid import Grid
+from copilot4d_core.model_file import read_model
+
+
+def data_sets(lidar_data: Path) -> list[DataSet]:
+    """23 real scans of five sensors and drives."""
+    folders = [lidar_data / name for name in ("kitti_odometry_00", "kitti_object", "nuscenes_sweep", "pandar64")]
+    return open_data_sets(folders, None, 1) + open_data_sets([lidar_data / "nuscenes_seq"], None, 3)
+
+
+def test_every_variant_keeps_its_bars_on_real_scans(lidar_data: Path) -> None:
+    sets = data_sets(lidar_data)
+    assert sum(len(range(0, len(each.source), each.every)) for each in sets) >= 20
+    rows = {row.name: row for row in measure(read_model(PACKAGED_WEIGHTS), sets)}
+    assert rows["onnx fp32"].tokens >= 0.9999
+    assert rows["onnx fp32"].largest_gap <= TIE
+    assert rows["onnx fp32"].depth_max_m <= 0.001, "not only 99 % of the rays: all of them"
+    assert rows["onnx fp16"].tokens >= 0.995
+    assert rows["torch fp16 encoder"].tokens >= 0.995
+    assert rows["onnx int8"].tokens >= 0.97
+    assert rows["onnx int8"].depth_p99_m <= 0.02
+    assert all(row.is_kept and row.rays > 100_000 for row in rows.values())
+
+
+def test_a_variant_that_is_wrong_misses_its_bars(lidar_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = agreement.variants
+
+    def spoiled(model: object) -> list[Variant]:
+        first = whole(model)[0]  # type: ignore[arg-type]
+
+        def encode(patches: np.ndarray) -> np.ndarray:
+            tokens = first.encode(patches).copy()
+            tokens[:2] = (tokens[:2] + 1) % 1024
+            return tokens
+
+        def decode(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            features, skip = first.decode(tokens)
+            return features[:, ::-1].copy(), skip
+
+        return [first._replace(name="tokens", encode=encode), first._replace(name="depths", decode=decode)]
+
+    monkeypatch.setattr(agreement, "variants", spoiled)
+    tokens, depths = measure(read_model(PACKAGED_WEIGHTS), open_data_sets([lidar_data / "nuscenes_sweep"], None, 1))
+    assert not tokens.is_kept
+    assert tokens.tokens == pytest.approx(1 - 2 / 64, abs=2e-3)  # two of 64 rows are wrong
+    assert tokens.largest_gap > TIE
+    assert not depths.is_kept
+    assert depths.depth_p99_m > 0.02
+
+
+def test_rays_are_compared_only_where_all_their_cells_agree() -> None:
+    grid = Grid(preset("tiny"))  # 16 x 16 tokens of 1.25 m, x and y from -10 m
+    good = np.ones((16, 16), dtype=bool)
+    good[8, 12] = False  # x from 5 to 6.25 m, y from 0 to 1.25 m
+    directions = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0]], dtype=np.float32)
+    rays = Rays(np.full((5, 3), [0.1, 0.1, 0.0], dtype=np.float32), directions)
+    depth_m = np.array([4.0, 5.5, np.nan, 9.0, np.nan], dtype=np.float32)
+    # Ends before the cell; ends in it; goes on through it for ever; along y; the other way.
+    assert crosses_only(good, rays, depth_m, grid).tolist() == [True, False, False, True, True]
