@@ -21,7 +21,7 @@ setup(
         (f"share/{NAME}/config", glob("config/*")),
     ],
     install_requires=[
-        "numpy>=1.24", "pyyaml>=6", "warp-lang>=1.9", "safetensors>=0.4", "rosbags>=0.11", "scipy>=1.11", "rich>=13",
+        "numpy>=1.24", "pyyaml>=6", "warp-lang>=1.14", "safetensors>=0.4", "rosbags>=0.11", "scipy>=1.11", "rich>=13",
         "matplotlib>=3.8", "pillow>=10", "onnx>=1.16", "onnxruntime>=1.17",
     ],
     extras_require={
@@ -31,6 +31,8 @@ setup(
                 "ros-diagnostic-msgs==5.5.*", "ros-rosgraph-msgs==2.3.*"],
         # On a Jetson, JetPack brings TensorRT; pycuda compiles against the CUDA toolkit that is installed.
         "gpu": ["pycuda>=2025.1"],
+        # CUDA 12: the driver of JetPack 6 is too old for the CUDA 13 that Warp 1.18 and later come with.
+        "jetpack6": ["warp-lang>=1.14,<1.18", "pycuda>=2025.1"],
         "tensorrt": ["tensorrt>=10.3"],
         "test": ["pytest>=8", "pytest-cov>=5", "tensorrt-rtx-cu13>=1.7; platform_machine == 'x86_64'",
                  "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "colcon-core>=0.19", "colcon-ros>=0.5"],

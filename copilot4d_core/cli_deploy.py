@@ -95,8 +95,7 @@ def _build_kernels(parsed: argparse.Namespace) -> None:
     from copilot4d_core.deploy.kernel_weights import inference_kernels
     from copilot4d_core.kernels.binaries import build_kernels
 
-    for built in build_kernels(inference_kernels(_model(parsed).config), architectures, parsed.out):
-        print(built)
+    build_kernels(inference_kernels(_model(parsed).config), architectures, parsed.out, tell=print)
 
 
 def _agreement(parsed: argparse.Namespace) -> None:
@@ -116,9 +115,12 @@ def _agreement(parsed: argparse.Namespace) -> None:
 
 def _doctor(parsed: argparse.Namespace) -> None:
     from copilot4d_core.deploy.doctor import examine, print_findings
-    from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS, choose_runner
+    from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS, Choice, choose_runner
 
-    choice = choose_runner(PACKAGED_WEIGHTS)
+    try:
+        choice = choose_runner(PACKAGED_WEIGHTS)
+    except ValueError as error:
+        choice = Choice("none", str(error))
     findings = examine()
     if parsed.json:
         json.dump({"runner": choice._asdict(), "findings": [finding._asdict() for finding in findings]}, sys.stdout, indent=1)

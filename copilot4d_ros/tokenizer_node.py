@@ -27,6 +27,7 @@ from std_msgs.msg import String
 from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
 from copilot4d_core.deploy.runner import Runner
+from copilot4d_core.kernels.launch import keep_compiled_kernels
 from copilot4d_ros import qos
 from copilot4d_ros.diagnostics import LOSS_ADVICE, diagnostics_message
 from copilot4d_ros.frame_processor import DepthMode, Frame, FrameProcessor, RejectedCloudError
@@ -126,6 +127,7 @@ class TokenizerNode(Node):
         with self._open_model(settings.weights, settings.runner, settings.int8, settings.engines, self.get_logger().info) as runner:
             processor = FrameProcessor(runner, settings.pattern)
             processor.warm_up()
+            keep_compiled_kernels()
             self._announce(runner)
             try:
                 for message in self._mailbox:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,21 @@ def test_engines_of_another_machine_are_refused_although_their_sidecars_are_whol
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
     with pytest.raises(EngineRefused, match="not built here"):
         open_and_close(export_folder, tmp_path / "engines")
+
+
+def test_cubins_beside_the_networks_are_loaded(robot: Robot, export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading needs a GPU (its checks are tested in test_kernel_binaries.py); here: that they are found, and asked for by name."""
+    loaded: list[tuple[set[str], Path, str]] = []
+    monkeypatch.setattr(open_tensorrt, "load_kernels", lambda kernels, folder, device: loaded.append(({k.key for k in kernels}, folder, device)))
+    folder = Path(shutil.copytree(export_folder, tmp_path / "copy"))
+    open_and_close(folder, tmp_path / "engines")
+    assert not loaded
+    (folder / "kernels").mkdir()
+    open_and_close(folder, tmp_path / "engines")
+    (names, where, device), = loaded
+    assert (where, device) == (folder / "kernels", "cpu")
+    short = {name.split("__locals__")[-1] for name in names}
+    assert {"_key_kernel", "voxel_kernel", "patch_kernel", "_threshold_kernel", "readout", "march"} <= short
 
 
 def test_an_export_with_other_networks_rebuilds(robot: Robot, export_folder: Path, tmp_path: Path) -> None:

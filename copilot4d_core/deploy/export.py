@@ -87,10 +87,10 @@ def _write(folder: Path, model: Model, precision: str) -> None:
 
 
 def _swap(part: Path, out: Path) -> None:
-    """Give the new folder its name; engines that were built beside the old networks stay, their keys tell whether they still fit."""
-    engines = out / "engines"
-    if engines.is_dir():
-        engines.rename(part / "engines")
+    """Give the new folder its name; engines and cubins that lie in the old one stay, their keys tell whether they still fit."""
+    for kept in ("engines", "kernels"):
+        if (out / kept).is_dir():
+            (out / kept).rename(part / kept)
     if out.exists():
         shutil.rmtree(out)
     part.rename(out)

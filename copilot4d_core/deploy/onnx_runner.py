@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -90,15 +91,32 @@ def open_session(network: bytes) -> Any:
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"runner onnx: expected ONNX Runtime, got: {error}; `pip install onnxruntime`") from error
+    _share_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cores()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Idle threads of one network would spin on the cores that the other network and the kernels need: a fifth of a frame on two cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class but Exception
         reason = " ".join(str(error).split())
         raise ValueError(f"runner onnx: ONNX Runtime {onnxruntime.__version__} refuses the network: {reason}; the export may be of a newer version "
                          "of copilot4d: update ONNX Runtime, or export the weights again") from error
+
+
+@cache
+def _share_memory() -> None:
+    """One pool of memory for all networks of the process, which run one after the other; grown by what is asked for.
+
+    At paper size a pool for each, doubled when it is full, takes 4.1 GB, this one 2.4 GB, at the same speed.
+    """
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def quantized(network: bytes) -> bytes:

@@ -16,12 +16,15 @@ from copilot4d_core.deploy.engine_builder import engine_key, ensure_engine
 from copilot4d_core.deploy.engine_file import GpuIdentity
 from copilot4d_core.deploy.exported_model import read_export
 from copilot4d_core.deploy.gpu_session import Gpu, GpuError, warp_on_stream
+from copilot4d_core.deploy.kernel_weights import inference_kernels
 from copilot4d_core.deploy.manifest import Manifest, read_manifest
 from copilot4d_core.deploy.tensorrt_library import Library, load_tensorrt
 from copilot4d_core.deploy.tensorrt_runner import TensorrtRunner
+from copilot4d_core.kernels.binaries import driver_obstacle, load_kernels
 
 WARP_DEVICE = "cuda:0"
 WORKSPACE_MIB = 1024
+CUBINS = "kernels"
 DRIVER_SIGNS = (Path("/proc/driver/nvidia/version"), Path("/dev/nvmap"))
 """One of them is there where NVIDIA's driver is: the second on a Jetson."""
 
@@ -57,7 +60,7 @@ def load_gpu(library: str = "auto") -> Gpu:
 
     cuda = load_cuda()
     if not wp.is_cuda_available():
-        raise ValueError(f"Warp {wp.__version__} cannot use the driver; `copilot4d doctor` says which Warp fits it")
+        raise ValueError(driver_obstacle() or f"Warp {wp.__version__} finds no CUDA device")
     return Gpu(cuda, load_tensorrt(library).module, WARP_DEVICE, partial(warp_on_stream, WARP_DEVICE))
 
 
@@ -115,11 +118,15 @@ def _engines(manifest: Manifest, folder: Path, out: Path, library: Library, gpu:
 def open_tensorrt(folder: Path, engines: Path | None, tell: Callable[[str], None] | None = None) -> TensorrtRunner:
     """Runner of an export folder; builds what is missing or of another machine, which takes minutes.
 
+    Kernels come from `kernels` in the folder if `copilot4d build-kernels` wrote it; else Warp compiles them at the first start.
+
     Raises:
-        ValueError: no export, an engine that is refused, or a build that failed.
+        ValueError: no export, an engine or a kernel file that is refused, or a build that failed.
         GpuError: the device or TensorRT failed.
     """
     model, manifest, gpu = read_export(folder), read_manifest(folder), load_gpu()
+    if (folder / CUBINS).is_dir():
+        load_kernels(inference_kernels(model.config), folder / CUBINS, gpu.warp_device)
     library = load_tensorrt("auto")
     if tell is not None:
         tell(f"engines of {folder}: building those that are missing or were built for another GPU, driver or TensorRT; this takes minutes once")

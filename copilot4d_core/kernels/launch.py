@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import warp as wp
 
+from copilot4d_core.kernels.cache import use_process_cache
+
 wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
 
@@ -42,8 +44,15 @@ def _init_warp() -> None:
         wp.init()
 
 
-_init_warp()
+KERNEL_CACHE = use_process_cache(_init_warp)
+"""Compiled kernels of this process; None where the user or another library has chosen a folder."""
 CPU = "cpu"
+
+
+def keep_compiled_kernels() -> None:
+    """Let later processes have what this one compiled, without waiting for its end, which may be a kill."""
+    if KERNEL_CACHE is not None:
+        KERNEL_CACHE.publish()
 
 
 class Memory(NamedTuple):
