@@ -85,10 +85,12 @@ def read_model(path: Path) -> Model:
 
 
 def random_model(config: Config, seed: int = 0) -> Model:
-    """Untrained weights of the right shapes, for building and timing a size that nobody has trained."""
+    """Untrained weights of the right shapes, for building and timing a size that nobody has trained; the skip branch leaves most out."""
     generator = np.random.default_rng(seed)
 
     def draw(name: str, shape: tuple[int, ...]) -> Array:
+        if name.startswith("spatial_skip.linear"):
+            return np.full(shape, config.spatial_skip.bias if len(shape) == 1 else 0.0, dtype=np.float32)
         if len(shape) == 1:
             return np.full(shape, float(name.endswith("weight")), dtype=np.float32)
         return np.asarray(generator.standard_normal(shape) * shape[-1] ** -0.5, dtype=np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from copilot4d_core.deploy.open_tensorrt import build_engines
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64: pip install tensorrt-rtx-cu13")
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST_PEAK_BYTES = 3.0e9
+LARGEST_PEAK_BYTES = 2.5e9
 """Of a process that encodes and decodes one scan at paper size; the dense feature grid and voxel volume alone would add 5.4 GB."""
 
 
@@ -60,12 +59,13 @@ def test_build_engine_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.C
 
 def test_paper_size_encodes_and_decodes_in_bounded_memory() -> None:
     """Random weights, a simulated scan, 65,536 rays, in a process of its own whose peak memory is read at its end."""
-    code = ("import resource, time, numpy as np\n"
+    # VmHWM, not getrusage: the latter starts with what the parent process had.
+    code = ("import re, numpy as np\n"
             "from copilot4d_core.config import preset\nfrom copilot4d_core.model_file import random_model\n"
             "from copilot4d_core.deploy.exported_model import export_model\nfrom copilot4d_core.deploy.onnx_runner import OnnxRunner\n"
             "from copilot4d_core.data.simulator import simulate_drive\nfrom copilot4d_core.data.sensors import SphericalPattern\n"
             "scan = next(iter(simulate_drive(3, 1, 'hdl64')))\nrays = SphericalPattern(64, 1024).rays(np.zeros(3, np.float32))\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+            "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) * 1024\n"
             "with OnnxRunner(export_model(random_model(preset('paper')))) as runner:\n"
             "    tokens = runner.encode(scan.points_m)\n    encoded = peak()\n    runner.decode(tokens, rays)\n"
             "    print(encoded, peak(), *runner.stage_ms.values())\n")
@@ -73,4 +73,3 @@ def test_paper_size_encodes_and_decodes_in_bounded_memory() -> None:
     encoded, decoded, *stages = map(float, done.stdout.split())
     print(f"\npeak memory: {encoded / 1e9:.2f} GB after encode, {decoded / 1e9:.2f} GB after decode; ms {[round(stage) for stage in stages]}")
     assert 0 < encoded <= decoded <= LARGEST_PEAK_BYTES
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
