@@ -31,13 +31,15 @@ def test_every_command_line_of_the_core_runs_and_leaves_what_it_says(tmp_path: P
     scan = next(iter(simulate_drive(5, 1, "hdl64")))
     np.column_stack([scan.points_m, scan.intensity]).astype("<f4").tofile(tmp_path / "scan.bin")
     mine = [line for line in commands() if line.startswith("copilot4d ")]
-    assert {line.split()[1] for line in mine} == {"encode", "decode", "evaluate", "train"}
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    assert {line.split()[1] for line in mine} == {
+        "encode", "decode", "evaluate", "train", "export", "build-engine", "build-kernels", "agreement", "doctor"}
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for line in mine:
         words = [sys.executable, "-m", "copilot4d_core.cli", *line.split()[1:]]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    for name in ("tokens.npz", "cloud.pcd", "depth.png", "results.json", "runs/first/weights.safetensors", "runs/first/checkpoint.safetensors"):
+    for name in ("tokens.npz", "cloud.pcd", "depth.png", "results.json", "runs/first/weights.safetensors", "runs/first/checkpoint.safetensors",
+                 "robot/manifest.json", "robot/engines/encoder.engine", "robot/engines/decoder.engine.json"):
         assert (tmp_path / name).stat().st_size > 0, name
     assert json.loads((tmp_path / "results.json").read_text())["data_sets"]["scan"]["scans"] == 1
 
@@ -63,7 +65,7 @@ def test_parameter_table_is_that_of_the_node(spec: object) -> None:
 
 def test_parameter_table_has_no_row_too_many() -> None:
     table = README.split("| parameter |")[1].split("\n\n")[0]
-    assert set(re.findall(r"\| `([a-z_.]+)` \|", table)) == {spec.name for spec in SPECS}
+    assert set(re.findall(r"\| `([a-z0-9_.]+)` \|", table)) == {spec.name for spec in SPECS}
 
 
 def test_links_and_files_exist() -> None:

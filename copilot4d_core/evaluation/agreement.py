@@ -107,7 +107,8 @@ def measure(model: Model, data_sets: list[DataSet]) -> list[Agreement]:
             other_m = stages.render(*way.decode(tokens), rays).depth_m
             compared = crosses_only(same, rays, depth_m, grid) & np.isfinite(depth_m) & np.isfinite(other_m)
             depths[way.name].append(np.abs(other_m - depth_m)[compared])
-    return [_agreement(way, equal[way.name], max(gaps[way.name]), np.concatenate(depths[way.name])) for way in ways]
+    one_token = (1 + 1e-9) / (len(places) * grid.tokens_HW[0] * grid.tokens_HW[1])
+    return [_agreement(way, equal[way.name], max(gaps[way.name]), np.concatenate(depths[way.name]), one_token) for way in ways]
 
 
 def crosses_only(good_HW: BoolArray, rays: Rays, depth_m: FloatArray, grid: Grid) -> BoolArray:
@@ -130,10 +131,11 @@ def crosses_only(good_HW: BoolArray, rays: Rays, depth_m: FloatArray, grid: Grid
     return result
 
 
-def _agreement(way: Variant, equal: list[float], gap: float, difference_m: FloatArray) -> Agreement:
+def _agreement(way: Variant, equal: list[float], gap: float, difference_m: FloatArray, one_token: float) -> Agreement:
+    # Few scans have fewer tokens than a bar of 99.99 % can count; a single token is always allowed.
     tokens, p99 = float(np.mean(equal)), float(np.quantile(difference_m, 0.99))
-    kept = tokens >= way.least_tokens and (way.depth_bar_m is None or p99 <= way.depth_bar_m) and (not way.ties_only or gap <= TIE)
-    return Agreement(way.name, tokens, min(equal), gap, len(difference_m), p99, float(difference_m.max()), kept)
+    bars = [tokens >= min(way.least_tokens, 1 - one_token), way.depth_bar_m is None or p99 <= way.depth_bar_m, not way.ties_only or gap <= TIE]
+    return Agreement(way.name, tokens, min(equal), gap, len(difference_m), p99, float(difference_m.max()), all(bars))
 
 
 def print_agreement(results: list[Agreement], model_id: str, scans: int, console: Console | None = None) -> None:
