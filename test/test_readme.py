@@ -33,7 +33,8 @@ def test_every_command_line_of_the_core_runs_and_leaves_what_it_says(tmp_path: P
     mine = [line for line in commands() if line.startswith("copilot4d ")]
     assert {line.split()[1] for line in mine} == {
         "encode", "decode", "evaluate", "train", "export", "build-engine", "build-kernels", "agreement", "doctor"}
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT),
+                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in mine:
         words = [sys.executable, "-m", "copilot4d_core.cli", *line.split()[1:]]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
