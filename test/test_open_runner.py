@@ -6,21 +6,17 @@ import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from simulated_device import SimulatedDevice
-from simulated_tensorrt import simulated_engine
-from test_tensorrt_runner import cloud, gpu, half_filled_model, some_rays
+from simulated_robot import SimulatedRobot
+from test_tensorrt_runner import cloud, half_filled_model, some_rays
 
-from copilot4d_core.deploy import engine_builder, engine_file, open_tensorrt
-from copilot4d_core.deploy.engine_builder import BuildReport
-from copilot4d_core.deploy.engine_file import EngineKey, EngineRefused
+from copilot4d_core.deploy import open_tensorrt
+from copilot4d_core.deploy.engine_file import EngineRefused
 from copilot4d_core.deploy.export import export
 from copilot4d_core.deploy.onnx_runner import OnnxRunner
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS, choose_runner, open_runner
-from copilot4d_core.deploy.tensorrt_library import Library
 from copilot4d_core.deploy.tensorrt_runner import TensorrtRunner
 
 ARTIFACTS = ("encoder.engine", "decoder.engine")
@@ -33,26 +29,10 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-class Robot:
-    """A machine with a simulated GPU, whose TensorRT makes simulated engines; counts its builds."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.device, self.builds, self.version, self.gpu_name = SimulatedDevice(), 0, "10.3.0", "Orin"
-        monkeypatch.setattr(open_tensorrt, "load_gpu", lambda library="auto": gpu(self.device))
-        monkeypatch.setattr(open_tensorrt, "load_tensorrt", lambda name: Library(self.device.trt, "tensorrt", self.version))
-        monkeypatch.setattr(open_tensorrt, "identity", lambda cuda: engine_file.GpuIdentity(self.gpu_name, (8, 7), "12.6"))
-        monkeypatch.setattr(engine_builder, "build_engine", self._build)
-
-    def _build(self, onnx_path: Path, network: Any, engine_path: Path, key: EngineKey, library: Library, **rest: Any) -> BuildReport:
-        self.builds += 1
-        engine_file.write_engine(engine_path, simulated_engine(onnx_path.read_bytes()), key)
-        return BuildReport(0.0, 1, 1, engine_path.stat().st_size, ())
-
-
 @pytest.fixture
-def robot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Robot:
+def robot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedRobot:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return Robot(monkeypatch)
+    return SimulatedRobot(monkeypatch.setattr)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
@@ -93,20 +73,20 @@ def test_tensorrt_without_a_gpu_is_an_error_and_unknown_names_are(export_folder:
         open_runner(export_folder, "torch")
 
 
-def test_int8_is_onnx_runtime_s(robot: Robot, export_folder: Path) -> None:
+def test_int8_is_onnx_runtime_s(robot: SimulatedRobot, export_folder: Path) -> None:
     assert choose_runner(export_folder, "auto", int8=True) == ("onnx", "INT8 was asked for")
     with pytest.raises(ValueError, match="int8: expected runner onnx or auto, got tensorrt"):
         choose_runner(export_folder, "tensorrt", int8=True)
 
 
-def test_with_a_gpu_auto_takes_tensorrt_for_an_export_and_says_what_a_weights_file_lacks(robot: Robot, export_folder: Path) -> None:
+def test_with_a_gpu_auto_takes_tensorrt_for_an_export_and_says_what_a_weights_file_lacks(robot: SimulatedRobot, export_folder: Path) -> None:
     assert choose_runner(export_folder).name == "tensorrt"
     choice = choose_runner(PACKAGED_WEIGHTS)
     assert choice.name == "onnx"
     assert "TensorRT needs a folder of `copilot4d export`" in choice.reason
 
 
-def test_one_parameter_changes_the_runner_and_not_the_tokens(robot: Robot, export_folder: Path, tmp_path: Path) -> None:
+def test_one_parameter_changes_the_runner_and_not_the_tokens(robot: SimulatedRobot, export_folder: Path, tmp_path: Path) -> None:
     points, rays, told = cloud(500), some_rays(200), []
     with open_runner(export_folder, "onnx") as cpu:
         assert isinstance(cpu, OnnxRunner)
@@ -125,7 +105,7 @@ def open_and_close(folder: Path, engines: Path) -> None:
         pass
 
 
-def test_the_same_key_is_used_as_it_is_and_another_one_rebuilt(robot: Robot, export_folder: Path, tmp_path: Path) -> None:
+def test_the_same_key_is_used_as_it_is_and_another_one_rebuilt(robot: SimulatedRobot, export_folder: Path, tmp_path: Path) -> None:
     open_and_close(export_folder, tmp_path)
     open_and_close(export_folder, tmp_path)
     assert robot.builds == 2  # encoder and decoder, once
@@ -147,7 +127,7 @@ def damage(engine: Path) -> None:
     damage, lambda engine: engine.write_bytes(engine.read_bytes()[:-1]), lambda engine: engine.with_name(f"{engine.name}.json").unlink()])
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_an_engine_that_is_not_the_one_built_here_never_reaches_tensorrt(
-        robot: Robot, export_folder: Path, tmp_path: Path, harm: Callable[[Path], object], name: str) -> None:
+        robot: SimulatedRobot, export_folder: Path, tmp_path: Path, harm: Callable[[Path], object], name: str) -> None:
     open_and_close(export_folder, tmp_path)
     harm(tmp_path / name)
     before = robot.device.trt.deserialized
@@ -157,14 +137,14 @@ def test_an_engine_that_is_not_the_one_built_here_never_reaches_tensorrt(
 
 
 def test_engines_of_another_machine_are_refused_although_their_sidecars_are_whole(
-        robot: Robot, export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        robot: SimulatedRobot, export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_and_close(export_folder, tmp_path / "engines")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user"))
     with pytest.raises(EngineRefused, match="not built here"):
         open_and_close(export_folder, tmp_path / "engines")
 
 
-def test_cubins_beside_the_networks_are_loaded(robot: Robot, export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cubins_beside_the_networks_are_loaded(robot: SimulatedRobot, export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading needs a GPU (its checks are tested in test_kernel_binaries.py); here: that they are found, and asked for by name."""
     loaded: list[tuple[set[str], Path, str]] = []
     monkeypatch.setattr(open_tensorrt, "load_kernels", lambda kernels, folder, device: loaded.append(({k.key for k in kernels}, folder, device)))
@@ -179,7 +159,7 @@ def test_cubins_beside_the_networks_are_loaded(robot: Robot, export_folder: Path
     assert {"_key_kernel", "voxel_kernel", "patch_kernel", "_threshold_kernel", "readout", "march"} <= short
 
 
-def test_an_export_with_other_networks_rebuilds(robot: Robot, export_folder: Path, tmp_path: Path) -> None:
+def test_an_export_with_other_networks_rebuilds(robot: SimulatedRobot, export_folder: Path, tmp_path: Path) -> None:
     open_and_close(export_folder, tmp_path / "engines")
     model = half_filled_model()
     export(model._replace(tensors=model.tensors | {"encoder.norm.bias": model.tensors["encoder.norm.bias"] + 1}), tmp_path / "other")
