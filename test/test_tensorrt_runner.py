@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,40 @@ def test_memory_grows_with_points_rays_and_cells_and_nothing_is_lost(
             tokens = runner.encode(points)
             np.testing.assert_array_equal(tokens, reference.encode(points))
             assert_same(runner.decode(tokens, rays), reference.decode(tokens, rays))
+
+
+def test_all_that_warp_does_is_done_on_the_runner_s_stream(model: ExportedModel, device: SimulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real GPU a fill or copy on another stream races with the kernels; on the CPU nothing would show it."""
+    scopes, outside, calls = [], [], []
+
+    @contextmanager
+    def scope(stream: Any) -> Iterator[None]:
+        with device.kernel_scope(stream):
+            scopes.append(stream)
+            yield
+            scopes.pop()
+
+    def watch(owner: Any, name: str) -> None:
+        whole = getattr(owner, name)
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            calls.append(name)
+            if not scopes:
+                outside.append(name)
+            return whole(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    for owner, name in ((wp, "launch"), (wp.array, "zero_"), (wp.array, "assign"), (wp.utils, "array_scan"), (wp.utils, "radix_sort_pairs")):
+        watch(owner, name)
+    monkeypatch.setattr(tensorrt_runner, "FIRST_POINTS", 100)
+    monkeypatch.setattr(tensorrt_runner, "CELL_SHARE", 10_000)
+    with TensorrtRunner(model.config, model.model_id, model.kernels, engines(model), gpu(device)._replace(kernel_scope=scope)) as runner:
+        tokens = runner.encode(cloud(500))
+        runner.decode(tokens, some_rays(100))
+        runner.decode_with_mask(tokens, some_rays(100), np.ones(Grid(model.config).mask_cells_YXZ, dtype=bool))
+    assert set(calls) == {"launch", "zero_", "assign", "array_scan", "radix_sort_pairs"}
+    assert not outside
 
 
 def test_blank_and_outside_scans_are_encoded_and_bad_ones_refused(model: ExportedModel, reference: OnnxRunner, device: SimulatedDevice) -> None:

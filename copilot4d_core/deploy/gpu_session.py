@@ -100,6 +100,10 @@ class GpuSession:
         finally:
             self.gpu.cuda.Context.pop()
 
+    def kernel_scope(self) -> AbstractContextManager[Any]:
+        """Warp's kernels, fills and copies inside it run on the session's stream, after what was enqueued before."""
+        return self.gpu.kernel_scope(self.stream)
+
     @property
     def memory(self) -> Memory:
         """Memory for kernels; pycuda allocates it, Warp sees it."""

@@ -86,7 +86,8 @@ class TensorrtRunner:
         with ExitStack() as undo:
             undo.callback(self._close)
             with self._session.active():
-                self._allocate()
+                with self._session.kernel_scope():
+                    self._allocate()
                 for name, buffers in (("encoder", ("patches", "tokens")), ("decoder", ("tokens", "features", "skip_logits"))):
                     self._engines[name] = TensorrtEngine(name, engines[name], networks(config)[name],
                                                          {tensor: self._buffers[tensor] for tensor in buffers}, self._session)
@@ -130,7 +131,8 @@ class TensorrtRunner:
             session.free_host(old_points.host)
             for array in old_points.arrays:
                 session.memory.free(array)
-            self._points = self._point_memory(points)
+            with session.kernel_scope():
+                self._points = self._point_memory(points)
         if rays > old_rays.host.shape[1]:
             for host in (old_rays.host, old_rays.host_result):
                 session.free_host(host)
@@ -173,7 +175,7 @@ class TensorrtRunner:
             points.host[:count] = points_m[:, :3]
             self._events[0].record(session.stream)
             session.upload(points.device, points.host[:count])
-            with session.gpu.kernel_scope(session.stream):
+            with session.kernel_scope():
                 voxelize_into(points.voxels, points.device, count, self.grid)
                 points.pillars(points.voxels, count, self._patch_cells)
             self._events[1].record(session.stream)
@@ -209,7 +211,8 @@ class TensorrtRunner:
             self._events[1].record(session.stream)
             self._march(count, mask)
             if self._host_total[0] > self._readout.capacity:
-                self._readout.grow(int(self._host_total[0]) * 5 // 4)
+                with session.kernel_scope():
+                    self._readout.grow(int(self._host_total[0]) * 5 // 4)
                 self._march(count, mask)
             marched = self._rays.host_result[:4 * count].reshape(4, count).copy()
             return rendering_from_march(marched, self.config.rendering.opacity_threshold)
@@ -226,7 +229,7 @@ class TensorrtRunner:
     def _march(self, count: int, mask: BoolArray | None) -> None:
         """From the decoder's output to the result in page-locked memory; waits."""
         session, rays = self._session, self._rays
-        with session.gpu.kernel_scope(session.stream):
+        with session.kernel_scope():
             if mask is None:
                 self._mask.fill_from_logits(self._buffers["skip_logits"])
             else:
