@@ -28,7 +28,8 @@ setup(
         "train": ["torch>=2.4", "lightning>=2.4", "tensorboard>=2.14"],
         # ROS 2 Kilted from PyPI, for machines without a ROS installation.
         "ros": ["ros-rclpy==9.1.*", "ros-rmw-fastrtps-cpp==9.3.*", "ros-sensor-msgs==5.5.*", "ros-std-msgs==5.5.*",
-                "ros-diagnostic-msgs==5.5.*", "ros-rosgraph-msgs==2.3.*"],
+                "ros-diagnostic-msgs==5.5.*", "ros-rosgraph-msgs==2.3.*",
+                "ros-lifecycle-msgs==2.3.*"],
         # On a Jetson, JetPack brings TensorRT; pycuda compiles against the CUDA toolkit that is installed.
         "gpu": ["pycuda>=2025.1"],
         # CUDA 12: the driver of JetPack 6 is too old for the CUDA 13 that Warp 1.18 and later come with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -15,27 +16,36 @@ _BAD = (DropReason.INVALID, DropReason.EMPTY, DropReason.OUTSIDE, DropReason.FAI
 """Drops that mean something is wrong; being replaced by a newer scan is how the node keeps up."""
 
 
-def diagnostics_message(node_name: str, stamp: Any, model_id: str | None, now: Snapshot, before: Snapshot | None) -> Any:
+class NodeState(str, enum.Enum):
+    """What the node is doing."""
+
+    UNCONFIGURED = "unconfigured"
+    LOADING = "loading"
+    INACTIVE = "inactive"
+    RUNNING = "running"
+
+
+def diagnostics_message(node_name: str, stamp: Any, state: NodeState, model_id: str | None, now: Snapshot, before: Snapshot | None) -> Any:
     """One diagnostic_msgs/DiagnosticArray.
 
     Args:
         node_name: full name of the node.
         stamp: builtin_interfaces/Time of the report.
-        model_id: None while the model is loading.
+        model_id: None while there is no model.
         now: the counts to report.
         before: the counts of the previous report, or None; what grew since then sets the level.
     """
-    level, text = _judged(model_id, now, before)
-    values = [KeyValue(key=key, value=value) for key, value in key_values(model_id, now).items()]
+    level, text = _judged(state, now, before)
+    values = [KeyValue(key=key, value=value) for key, value in key_values(state, model_id, now).items()]
     status = DiagnosticStatus(level=level, name=f"{node_name}: scans", message=text, hardware_id=model_id or "", values=values)
     message = DiagnosticArray(status=[status])
     message.header.stamp = stamp
     return message
 
 
-def key_values(model_id: str | None, now: Snapshot) -> dict[str, str]:
+def key_values(state: NodeState, model_id: str | None, now: Snapshot) -> dict[str, str]:
     """The reported keys; counts are totals since the start, times milliseconds (last scan, and median of the last 100)."""
-    values = {"state": "running" if model_id else "loading", "model_id": model_id or "", "received": str(now.received),
+    values = {"state": state.value, "model_id": model_id or "", "received": str(now.received),
               "processed": str(now.processed), "rate_hz": f"{now.rate_hz:.3f}", "lost_in_transport": str(now.lost_in_transport)}
     values |= {f"dropped_{reason.value}": str(count) for reason, count in now.dropped.items()}
     if now.last is not None:
@@ -46,9 +56,9 @@ def key_values(model_id: str | None, now: Snapshot) -> dict[str, str]:
     return values
 
 
-def _judged(model_id: str | None, now: Snapshot, before: Snapshot | None) -> tuple[bytes, str]:
-    if model_id is None:
-        return DiagnosticStatus.OK, "loading the model"
+def _judged(state: NodeState, now: Snapshot, before: Snapshot | None) -> tuple[bytes, str]:
+    if state is not NodeState.RUNNING:
+        return DiagnosticStatus.OK, {NodeState.LOADING: "loading the model"}.get(state, f"{state.value}; a lifecycle manager starts it")
     if now.received == 0:
         return DiagnosticStatus.WARN, "no cloud has arrived yet; check the remapping of ~/input/points and the publisher"
     bad = {reason.value: now.dropped[reason] - (before.dropped[reason] if before else 0) for reason in _BAD}

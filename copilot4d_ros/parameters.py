@@ -36,6 +36,8 @@ SPECS = (
                   "CPU). One that is named and cannot be had ends the node.", choices=RUNNERS),
     ParameterSpec("int8", False, "Eight-bit layers in ONNX Runtime."),
     ParameterSpec("engines", "", "Folder of the TensorRT engines; empty: `engines` in the export folder."),
+    ParameterSpec("autostart", True, "Configure and activate at the start; else wait for a lifecycle manager."),
+    ParameterSpec("build_only", False, "Build engines and kernels, and end: exit code 0, or 1 with the reason."),
     ParameterSpec("input_qos", "auto", "Reliability of the input; auto = best_effort, which matches every publisher.",
                   choices=("auto", "best_effort", "reliable")),
     ParameterSpec("depth.rows", 64, "Rows of the depth image (beams).", 2, 256),
@@ -56,6 +58,8 @@ class NodeSettings(NamedTuple):
     runner: str
     int8: bool
     engines: Path | None
+    autostart: bool
+    build_only: bool
     input_qos: str
     pattern: SphericalPattern
     diagnostics_period_s: float
@@ -76,7 +80,8 @@ def declare_parameters(node: Node) -> NodeSettings:
     pattern = SphericalPattern(values["depth.rows"], values["depth.columns"],
                                values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
     weights, engines = (Path(values[name]).expanduser() if values[name] else None for name in ("weights", "engines"))
-    return NodeSettings(weights, values["runner"], values["int8"], engines, values["input_qos"], pattern, values["diagnostics.period_s"])
+    return NodeSettings(weights, values["runner"], values["int8"], engines, values["autostart"], values["build_only"],
+                        values["input_qos"], pattern, values["diagnostics.period_s"])
 
 
 def refuse_unknown_choices(changes: Sequence[Parameter[Any]]) -> Any:

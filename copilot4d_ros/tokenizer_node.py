@@ -1,7 +1,8 @@
 """The node `tokenizer`: every scan on `~/input/points` becomes a token grid, and on demand a depth image and a cloud.
 
-Unusual: the subscription only leaves the message in a mailbox with one slot; one worker thread owns the model, takes
-the newest scan, and publishes. A scan that gives no tokens is counted with its reason, never lost in silence.
+A lifecycle node that starts itself unless `autostart` is false. Unusual: the subscription only leaves the message in a
+mailbox with one slot; one worker thread owns the model, takes the newest scan, and publishes. A scan that gives no tokens is
+counted with its reason, never lost in silence.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from rclpy.exceptions import ParameterException
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 
@@ -29,12 +29,13 @@ from copilot4d_core.deploy.open_runner import open_runner
 from copilot4d_core.deploy.runner import Runner
 from copilot4d_core.kernels.launch import keep_compiled_kernels
 from copilot4d_ros import qos
-from copilot4d_ros.diagnostics import LOSS_ADVICE, diagnostics_message
+from copilot4d_ros.debug_times import DebugTimes
+from copilot4d_ros.diagnostics import LOSS_ADVICE, NodeState, diagnostics_message
 from copilot4d_ros.frame_processor import DepthMode, Frame, FrameProcessor, RejectedCloudError
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, FrameStatistics, Snapshot
-from copilot4d_ros.mailbox import Mailbox
 from copilot4d_ros.messages import cloud_from_points, image_from_depth, image_from_tokens, stamp_ns
 from copilot4d_ros.model_info import model_info
+from copilot4d_ros.model_worker import ModelWorker
 from copilot4d_ros.parameters import declare_parameters
 
 OpenRunner = Callable[..., Runner]
@@ -42,50 +43,110 @@ OpenRunner = Callable[..., Runner]
 
 _WARN_EVERY_S = 5.0
 _LOSS_WARN_EVERY_S = 30.0
-_WORKER_EXIT_S = 4.0
-"""How long the exit waits for a scan in work; `ros2 launch` sends SIGTERM after 5 s."""
+_LOOK_EVERY_S = 0.05
+"""How soon a wait for the model sees that the node is to end."""
 
 
-class TokenizerNode(Node):
-    """Subscribes clouds, publishes tokens; `close` ends its worker."""
+class TokenizerNode(LifecycleNode):
+    """`configure` loads the model, warms it up and advertises; `activate` subscribes; `cleanup` gives the model back."""
 
     def __init__(self, open_model: OpenRunner = open_runner) -> None:
-        """Declare, advertise, subscribe; the model loads in the worker thread.
+        """Declare the parameters and report on /diagnostics, in every state.
 
         Raises:
             ValueError, rclpy.exceptions.ParameterException: a parameter has a value that is not allowed.
         """
         super().__init__("tokenizer")
-        self._settings = declare_parameters(self)
+        self.settings = declare_parameters(self)
         self._open_model = open_model
         self._statistics = FrameStatistics()
-        self._mailbox: Mailbox[Any] = Mailbox()
+        self._worker: ModelWorker[Any] | None = None
+        self._subscription: Any = None
         self._model_id: str | None = None
         self._reported: Snapshot | None = None
         self.failure: str | None = None
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
+        # Wall time: with use_sim_time the node's clock stands still when the bag ends.
+        self.create_timer(self.settings.diagnostics_period_s, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def on_configure(self, state: Any) -> TransitionCallbackReturn:
+        """Load the model and warm it up; fails with the reason in the log and in `failure`."""
+        settings, log = self.settings, self.get_logger()
         self._tokens = self.create_publisher(Image, "~/tokens", qos.OUTPUT)
         self._depth = self.create_publisher(Image, "~/depth", qos.OUTPUT)
         self._reconstruction = self.create_publisher(PointCloud2, "~/reconstruction", qos.OUTPUT)
         self._model_info = self.create_publisher(String, "~/model_info", qos.LATCHED)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.OUTPUT)
-        self._subscription = self._subscribe(qos.loss_callback(self._lost))
-        # Wall time: with use_sim_time the node's clock stands still when the bag ends.
-        self.create_timer(self._settings.diagnostics_period_s, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._worker = threading.Thread(target=self._work, name="tokenizer-worker", daemon=True)
-        self._worker.start()
+        self._times = DebugTimes(self)
+        self.failure = None
+        self._worker = ModelWorker(
+            lambda: self._open_model(settings.weights, settings.runner, settings.int8, settings.engines, log.info), self._prepare, log.warning,
+            self._fail)
+        if self._wait_for_model(self._worker):
+            return TransitionCallbackReturn.SUCCESS
+        self.failure = self._worker.failure
+        if self.failure:
+            log.error(self.failure)
+        self.release()
+        return TransitionCallbackReturn.FAILURE
 
-    def close(self) -> bool:
-        """End the worker.
+    def on_activate(self, state: Any) -> TransitionCallbackReturn:
+        """Subscribe; from here on every scan becomes tokens or a count."""
+        self._subscription = self._subscribe(qos.loss_callback(self._lost))
+        self.get_logger().info(f"waiting for clouds on {self._subscription.topic_name}")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
+        """Unsubscribe; the model stays loaded."""
+        self._unsubscribe()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
+        """Give the model and the topics back."""
+        return TransitionCallbackReturn.SUCCESS if self.release() else TransitionCallbackReturn.ERROR
+
+    def on_shutdown(self, state: Any) -> TransitionCallbackReturn:
+        """As deactivate and cleanup."""
+        return self.on_cleanup(state)
+
+    def release(self) -> bool:
+        """Unsubscribe, end the worker, withdraw the topics.
 
         Returns:
-            Whether it ended in time; if not, it still uses the model.
+            Whether the worker ended in time; if not, it still uses the model.
         """
-        self._mailbox.close()
-        self._worker.join(_WORKER_EXIT_S)
-        return not self._worker.is_alive()
+        self._unsubscribe()
+        ended = self._worker is None or self._worker.close()
+        if self._worker is not None:
+            self._worker = None
+            for publisher in (self._tokens, self._depth, self._reconstruction, self._model_info, *self._times.publishers):
+                self.destroy_publisher(publisher)
+        self._model_id = None
+        return ended
+
+    def _wait_for_model(self, worker: ModelWorker[Any]) -> bool:
+        """Whether the model is ready in the end; reports meanwhile, because nothing else of the node runs."""
+        reported_s = time.monotonic()
+        while not worker.settled.wait(_LOOK_EVERY_S):
+            if not self.context.ok():
+                return False
+            if time.monotonic() - reported_s >= self.settings.diagnostics_period_s:
+                reported_s = time.monotonic()
+                self._report()
+        return not worker.failure
+
+    def _fail(self, reason: str) -> None:
+        """The worker ended by an error: so does the node."""
+        if self.context.ok():  # Otherwise the context closed under a publish call: an exit, not a fault.
+            self.failure = reason
+            self.context.try_shutdown()
+
+    def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            self.destroy_subscription(self._subscription)
+            self._subscription = None
 
     def _subscribe(self, events: Any) -> Any:
-        settings = PointCloud2, "~/input/points", self._receive, qos.input_qos(self._settings.input_qos)
+        settings = PointCloud2, "~/input/points", self._receive, qos.input_qos(self.settings.input_qos)
         try:
             return self.create_subscription(*settings, event_callbacks=events)
         except qos.UnsupportedEventTypeError:  # This middleware does not report what it loses.
@@ -93,7 +154,7 @@ class TokenizerNode(Node):
 
     def _receive(self, message: Any) -> None:
         self._statistics.received()
-        if self._mailbox.put(message) is not None:
+        if self._worker is not None and self._worker.put(message) is not None:
             self._statistics.dropped(DropReason.REPLACED)
 
     def _lost(self, total: int) -> None:
@@ -104,47 +165,29 @@ class TokenizerNode(Node):
         now = self._statistics.snapshot()
         stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name()
-        self._diagnostics.publish(diagnostics_message(name, stamp, self._model_id, now, self._reported))
+        self._diagnostics.publish(diagnostics_message(name, stamp, self._state(), self._model_id, now, self._reported))
         self._reported = now
 
-    def _work(self) -> None:
-        try:
-            while not self._run_model():
-                self.get_logger().warning("the GPU failed; opening the model again")
-        except Exception as error:
-            if not self.context.ok():
-                return  # The context closed under a publish call: an exit, not a fault.
-            self.failure = str(error) if isinstance(error, (ValueError, OSError)) else traceback.format_exc()
-            self.context.try_shutdown()
+    def _state(self) -> NodeState:
+        if self._subscription is not None:
+            return NodeState.RUNNING
+        if self._worker is not None:
+            return NodeState.INACTIVE if self._model_id else NodeState.LOADING
+        return NodeState.UNCONFIGURED
 
-    def _run_model(self) -> bool:
-        """Open the model and work until the mailbox closes; False after a fault of the GPU between two good scans.
-
-        Raises:
-            GpuError: the GPU failed before the first scan was done: opening again would fail again.
-        """
-        settings, before = self._settings, self._statistics.snapshot().processed
-        with self._open_model(settings.weights, settings.runner, settings.int8, settings.engines, self.get_logger().info) as runner:
-            processor = FrameProcessor(runner, settings.pattern)
-            processor.warm_up()
-            keep_compiled_kernels()
-            self._announce(runner)
-            try:
-                for message in self._mailbox:
-                    self._handle(processor, message)
-            except GpuError:
-                if self._statistics.snapshot().processed == before:
-                    raise
-                return False
-        return True
+    def _prepare(self, runner: Runner) -> Callable[[Any], None]:
+        processor = FrameProcessor(runner, self.settings.pattern)
+        processor.warm_up()
+        keep_compiled_kernels()
+        self._announce(runner)
+        return lambda message: self._handle(processor, message)
 
     def _announce(self, runner: Runner) -> None:
-        info = model_info(runner.config, runner.model_id, self._settings.pattern)
+        info = model_info(runner.config, runner.model_id, self.settings.pattern)
         self._model_info.publish(String(data=json.dumps(info)))
         self._model_id = runner.model_id
         rows, columns = info["grid"]
-        self.get_logger().info(f"model {runner.model_id}: {rows} x {columns} tokens of {info['cell_size_m']} m; "
-                               f"waiting for clouds on {self._subscription.topic_name}")
+        self.get_logger().info(f"model {runner.model_id}: {rows} x {columns} tokens of {info['cell_size_m']} m")
 
     def _handle(self, processor: FrameProcessor, message: Any) -> None:
         started_s = time.perf_counter()
@@ -163,6 +206,7 @@ class TokenizerNode(Node):
         else:
             self._publish(frame, message.header)
             stage_ms = frame.stage_ms | {"total": (time.perf_counter() - started_s) * 1e3}
+            self._times.publish(stage_ms, message.header)
             self._statistics.processed(FrameRecord(stamp_ns(message.header), frame.points, frame.points_in_region,
                                                    frame.points_dropped, stage_ms))
 
@@ -188,16 +232,17 @@ def main(args: Sequence[str] | None = None, open_model: OpenRunner = open_runner
     except (ValueError, ParameterException) as error:
         rclpy.try_shutdown()
         sys.exit(f"tokenizer: {error}")
-    try:
-        rclpy.spin(node)
-    except Exception:
-        if rclpy.ok():
-            raise
-        # The context closed, perhaps under a publish call: an exit, not a fault.
-    ended = node.close()
-    if node.failure is not None:
+    if _start(node):
+        try:
+            rclpy.spin(node)
+        except Exception:
+            if rclpy.ok():
+                raise
+            # The context closed, perhaps under a publish call: an exit, not a fault.
+    ended = node.release()
+    if node.failure:
         print(f"tokenizer: {node.failure}", file=sys.stderr)
-    code = 0 if node.failure is None else 1
+    code = 1 if node.failure else 0
     if not ended:
         # A thread inside native code cannot be stopped, and tearing the interpreter down around it crashes.
         sys.stderr.flush()
@@ -205,6 +250,19 @@ def main(args: Sequence[str] | None = None, open_model: OpenRunner = open_runner
     node.destroy_node()
     rclpy.try_shutdown()
     sys.exit(code)
+
+
+def _start(node: TokenizerNode) -> bool:
+    """Whether there is something to spin for: not after a failed start, and not if only building was asked for."""
+    settings = node.settings
+    if not (settings.autostart or settings.build_only):
+        return True
+    if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+        return False
+    if settings.build_only:
+        node.get_logger().info("engines and kernels are built (build_only)")
+        return False
+    return bool(node.trigger_activate() == TransitionCallbackReturn.SUCCESS)
 
 
 if __name__ == "__main__":

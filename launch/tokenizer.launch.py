@@ -17,6 +17,10 @@ ARGUMENTS = (
     ("topic", "", "PointCloud2 topic to tokenize; empty: /points, or the bag's only one."),
     ("weights", "", "Path of the model's .safetensors file; empty: the weights in the package."),
     ("runner", "", "What runs the networks: auto, torch, onnx or tensorrt; empty: as in params_file."),
+    ("input_qos", "", "Reliability of the input: auto, best_effort or reliable; empty: as in params_file."),
+    ("namespace", "", "Namespace of the node."),
+    ("build_only", "false", "Build engines and kernels, and end (true or false)."),
+    ("respawn", "false", "Start the node again when it ends by a fault (true or false)."),
     ("bag", "", "ROS 1 or ROS 2 bag to replay; empty: live data."),
     ("rate", "1.0", "Speed of the bag relative to its recording."),
     ("loop", "false", "Play the bag again and again (true or false)."),
@@ -46,7 +50,8 @@ def _nodes(context: LaunchContext) -> list[Action]:
     sim_time = bool(value["bag"]) if value["use_sim_time"] == "auto" else _flag("use_sim_time", value)
     topic = value["topic"] or "/points"
     nodes: list[Action] = [Node(
-        package="copilot4d_ros", executable="tokenizer_node", name="tokenizer", output="screen",
+        package="copilot4d_ros", executable="tokenizer_node", name="tokenizer", output="screen", namespace=value["namespace"],
+        respawn=_flag("respawn", value), respawn_delay=2.0,
         parameters=[value["params_file"], _chosen(value, sim_time)],
         remappings=[("~/input/points", topic)], arguments=["--ros-args", "--log-level", value["log_level"]],
     )]
@@ -66,7 +71,9 @@ def _nodes(context: LaunchContext) -> list[Action]:
 
 def _chosen(value: dict[str, str], sim_time: bool) -> dict[str, str | bool]:
     chosen: dict[str, str | bool] = {"use_sim_time": sim_time}
-    return chosen | {name: value[name] for name in ("weights", "runner") if value[name]}
+    if _flag("build_only", value):
+        chosen["build_only"] = True
+    return chosen | {name: value[name] for name in ("weights", "runner", "input_qos") if value[name]}
 
 
 def _flag(name: str, value: dict[str, str]) -> bool:

@@ -21,6 +21,7 @@ from copilot4d_core.grid import FloatArray, Grid
 
 MODEL_ID = "tiny-fake"
 SLOW_MS_VARIABLE = "FAKE_RUNNER_ENCODE_MS"
+OPEN_MS_VARIABLE = "FAKE_RUNNER_OPEN_MS"
 
 
 class FakeRunner:
@@ -67,6 +68,7 @@ class FakeRunner:
 def open_fake_runner(weights: Path | None, runner: str = "auto", int8: bool = False, engines: Path | None = None,
                      tell: Callable[[str], None] | None = None) -> FakeRunner:
     """As `open_runner`; refuses a file that is not there."""
+    time.sleep(float(os.environ.get(OPEN_MS_VARIABLE, "0")) / 1e3)
     if weights is not None and not weights.is_file():
         raise FileNotFoundError(f"{weights}: expected a weights file, there is none")
     return FakeRunner()
