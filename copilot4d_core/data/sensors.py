@@ -1,13 +1,17 @@
 """The angular pattern of a spinning LiDAR: which beam looks where, and range images in that pattern.
 
 What goes in: points in the sensor's frame. What comes out: one ray a pixel, or a range image.
+A `SphericalPattern` has beams at even steps, a `BeamPattern` those of one sensor (`sensor_file.py` reads it); whoever
+only needs one ray a pixel takes any `RayPattern`.
 Row 0 is the highest beam. Column 0 looks backwards (azimuth +pi) and columns run clockwise seen from above, so the
 middle column looks along +x and the picture shows left on the left. A ray goes through the middle of its pixel.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +21,30 @@ from copilot4d_core.grid import BoolArray, FloatArray
 
 STRAY_PERCENT = 0.1
 """Share of the points at each end that does not widen a fitted pattern: single stray returns."""
+
+
+class RayPattern(Protocol):
+    """Whatever gives one ray a pixel of a depth image: a sensor's pattern or a camera."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the depth image; row 0 is the highest."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """Columns of the depth image; column 0 is the leftmost."""
+        ...
+
+    def rays(self, origin_m: FloatArray) -> Rays:
+        """One ray a pixel, row by row.
+
+        Args:
+            origin_m: (3,) float32, metres: the sensor's origin in the frame of the rays.
+        Returns:
+            rows * columns rays.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,12 +76,7 @@ class SphericalPattern:
         Returns:
             rows * columns rays.
         """
-        elevation = np.deg2rad(np.linspace(self.elevation_max_deg, self.elevation_min_deg, self.rows))[:, None]
-        azimuth = (np.pi - 2 * np.pi / self.columns * np.arange(self.columns))[None, :]
-        up = np.broadcast_to(np.sin(elevation), (self.rows, self.columns))
-        directions = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), up], axis=-1)
-        directions = directions.reshape(-1, 3).astype(np.float32)
-        return Rays(np.tile(origin_m.astype(np.float32), (len(directions), 1)), directions)
+        return _rays_of_a_turn(np.linspace(self.elevation_max_deg, self.elevation_min_deg, self.rows), self.columns, origin_m)
 
     def pixels(self, points_m: FloatArray, origin_m: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray, BoolArray]:
         """Pixel and distance of each point.
@@ -106,3 +129,56 @@ class SphericalPattern:
         elevation_deg = np.rad2deg(np.arctan2(offset[:, 2], np.hypot(offset[:, 0], offset[:, 1])))
         low, high = np.percentile(elevation_deg, [STRAY_PERCENT, 100 - STRAY_PERCENT])
         return SphericalPattern(rows, columns, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class BeamPattern:
+    """The beams of one sensor, wherever its maker put them; columns at even steps of azimuth around the full turn."""
+
+    name: str
+    """Maker and model."""
+    source: str
+    """Where the numbers are from."""
+    elevations_deg: tuple[float, ...]
+    """Highest first."""
+    columns: int
+    max_range_m: float
+    """Range that the maker states, of a bright target."""
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.source:
+            raise ValueError(f"sensor pattern: expected a name and a source, got {self.name!r} and {self.source!r}")
+        if self.rows < 2 or self.columns < 1:
+            raise ValueError(f"sensor pattern: expected at least 2 elevations_deg and 1 column, got {self.rows} and {self.columns}")
+        if not all(-90 <= elevation <= 90 for elevation in self.elevations_deg):
+            raise ValueError(f"sensor pattern: expected elevations_deg between -90 and 90, got {self.elevations_deg}")
+        for row, (upper, lower) in enumerate(zip(self.elevations_deg, self.elevations_deg[1:], strict=False)):
+            if not upper > lower:
+                raise ValueError(f"sensor pattern: expected elevations_deg from the highest beam to the lowest, each once, "
+                                 f"got {upper} in row {row} before {lower}")
+        if not (self.max_range_m > 0 and math.isfinite(self.max_range_m)):
+            raise ValueError(f"sensor pattern: expected max_range_m above 0, got {self.max_range_m}")
+
+    @property
+    def rows(self) -> int:
+        """Number of beams."""
+        return len(self.elevations_deg)
+
+    def rays(self, origin_m: FloatArray) -> Rays:
+        """One ray a pixel, row by row.
+
+        Args:
+            origin_m: (3,) float32, metres.
+        Returns:
+            rows * columns rays.
+        """
+        return _rays_of_a_turn(np.array(self.elevations_deg, dtype=np.float64), self.columns, origin_m)
+
+
+def _rays_of_a_turn(elevations_deg: npt.NDArray[np.float64], columns: int, origin_m: FloatArray) -> Rays:
+    elevation = np.deg2rad(elevations_deg)[:, None]
+    azimuth = (np.pi - 2 * np.pi / columns * np.arange(columns))[None, :]
+    up = np.broadcast_to(np.sin(elevation), (len(elevations_deg), columns))
+    directions = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), up], axis=-1)
+    directions = directions.reshape(-1, 3).astype(np.float32)
+    return Rays(np.tile(origin_m.astype(np.float32), (len(directions), 1)), directions)
