@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["copilot4d_core", "copilot4d_core.*", "copilot4d_ros", "copilot4d_ros.*"]),
-    package_data={"copilot4d_core": ["weights/*"], "copilot4d_ros": ["resource/*"]},
+    package_data={"copilot4d_core": ["weights/*", "data/sensors/*.yaml"], "copilot4d_ros": ["resource/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"{NAME}/resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from copilot4d_core.data.camera import PinholeCamera
 from copilot4d_core.data.point_cloud2 import CloudLayout, layout_from_message, points_from_message
-from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.data.sensors import RayPattern
 from copilot4d_core.deploy.runner import Rendering, Runner, TokenArray
 from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
@@ -42,33 +44,47 @@ class Frame(NamedTuple):
     """(rows, columns) float32 metres along the ray, NaN for nothing; None when it was not asked for."""
     points_m: FloatArray | None
     """(rows, columns, 3) float32 metres, NaN for nothing; None when it was not asked for."""
+    camera_depth_m: FloatArray | None
+    """(height, width) float32 metres along the camera's optical axis, NaN for nothing; None when it was not asked for."""
     points: int
     points_in_region: int
     points_dropped: int
     stage_ms: dict[str, float]
 
 
-class FrameProcessor:
-    """Turns cloud messages into frames with one runner and one pattern of rays."""
+class Wanted(NamedTuple):
+    """What is to be rendered of a scan; nothing costs nothing."""
 
-    def __init__(self, runner: Runner, pattern: SphericalPattern) -> None:
+    mode: DepthMode
+    turn: bool
+    """Depth image and points of the sensor's pattern."""
+    camera: bool
+    """Depth image of the virtual camera."""
+
+
+class FrameProcessor:
+    """Turns cloud messages into frames with one runner, one pattern of rays and one virtual camera."""
+
+    def __init__(self, runner: Runner, pattern: RayPattern, camera: PinholeCamera) -> None:
         self._runner = runner
         self._grid = Grid(runner.config)
         self._shape = pattern.rows, pattern.columns
         self._layout: CloudLayout | None = None
-        self._rays = pattern.rays(np.zeros(3, dtype=np.float32))
+        self._camera = camera
+        turn, view = (each.rays(np.zeros(3, dtype=np.float32)) for each in (pattern, camera))
+        both = Rays(np.concatenate([turn.origins_m, view.origins_m]), np.concatenate([turn.directions, view.directions]))
+        self._rays = {(True, False): turn, (False, True): view, (True, True): both}
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first scan does not wait for kernels to compile or memory to be laid out."""
         point_m = (self._grid.minimum_m + 0.25 * (self._grid.maximum_m - self._grid.minimum_m)).astype(np.float32)
-        self._runner.decode(self._runner.encode(point_m[None]), self._rays)
+        self._runner.decode(self._runner.encode(point_m[None]), self._rays[True, False])
 
-    def process(self, message: Any, mode: DepthMode | None) -> Frame:
-        """Tokens of a cloud and, unless `mode` is None, its reconstruction.
+    def process(self, message: Any, wanted: Wanted) -> Frame:
+        """Tokens of a cloud and what is wanted of its reconstruction.
 
         Args:
             message: sensor_msgs/PointCloud2 in the sensor's frame, metres.
-            mode: which depth to render; None renders nothing and costs nothing.
         Raises:
             RejectedCloudError: the cloud cannot be read, is empty, or lies outside the region.
         """
@@ -78,11 +94,11 @@ class FrameProcessor:
         stage_ms = {"unpack": _since_ms(started_s)}
         tokens = self._runner.encode(points_m)
         stage_ms |= _picked(self._runner.stage_ms, _ENCODE_STAGES)
-        depth_m = reconstruction_m = None
-        if mode is not None:
-            depth_m, reconstruction_m = self._render(tokens, mode)
+        depth_m = reconstruction_m = camera_m = None
+        if wanted.turn or wanted.camera:
+            depth_m, reconstruction_m, camera_m = self._render(tokens, wanted)
             stage_ms |= _picked(self._runner.stage_ms, _DECODE_STAGES)
-        return Frame(tokens, depth_m, reconstruction_m, len(points_m), inside, dropped, stage_ms)
+        return Frame(tokens, depth_m, reconstruction_m, camera_m, len(points_m), inside, dropped, stage_ms)
 
     def _points(self, message: Any) -> tuple[FloatArray, int]:
         if message.width * message.height == 0:
@@ -107,10 +123,19 @@ class FrameProcessor:
                                      "the unit must be metres and the frame the sensor's own")
         return inside
 
-    def _render(self, tokens: TokenArray, mode: DepthMode) -> tuple[FloatArray, FloatArray]:
-        depth_m = _chosen_depth(self._runner.decode(tokens, self._rays), mode)
-        points_m = self._rays.origins_m + self._rays.directions * depth_m[:, None]
-        return depth_m.reshape(self._shape), points_m.astype(np.float32, copy=False).reshape(*self._shape, 3)
+    def _render(self, tokens: TokenArray, wanted: Wanted) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
+        """Depth and points of the turn, and depth of the camera; the tokens are decoded once for both."""
+        rays = self._rays[wanted.turn, wanted.camera]
+        distance_m = _chosen_depth(self._runner.decode(tokens, rays), wanted.mode)
+        count = self._shape[0] * self._shape[1] if wanted.turn else 0
+        depth_m = points_m = camera_m = None
+        if wanted.turn:
+            points_m = rays.origins_m[:count] + rays.directions[:count] * distance_m[:count, None]
+            points_m = points_m.astype(np.float32, copy=False).reshape(*self._shape, 3)
+            depth_m = distance_m[:count].reshape(self._shape)
+        if wanted.camera:
+            camera_m = self._camera.z_depth_m(distance_m[count:]).reshape(self._camera.rows, self._camera.columns)
+        return depth_m, points_m, camera_m
 
 
 def _chosen_depth(rendering: Rendering, mode: DepthMode) -> FloatArray:

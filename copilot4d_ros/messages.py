@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from copilot4d_core.data.camera import PinholeCamera
 from copilot4d_core.deploy.runner import TokenArray
 from copilot4d_core.grid import FloatArray
 
@@ -47,6 +48,20 @@ def image_from_depth(depth_m: FloatArray, header: Any) -> Any:
         ValueError: another type or number of axes.
     """
     return _image(depth_m, "32FC1", header)
+
+
+def camera_info(camera: PinholeCamera, header: Any) -> Any:
+    """What a depth image of a virtual camera means: no distortion, one matrix.
+
+    Args:
+        header: of the image: the scan's stamp, the camera's optical frame.
+    Returns:
+        sensor_msgs/CameraInfo.
+    """
+    fx, fy, cx, cy = float(camera.fx), float(camera.fy), float(camera.cx), float(camera.cy)
+    return CameraInfo(header=header, height=camera.height, width=camera.width, distortion_model="plumb_bob", d=[0.0] * 5,
+                      k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0], r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+                      p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0])
 
 
 def array_from_image(message: Any) -> npt.NDArray[Any]:

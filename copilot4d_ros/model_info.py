@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from copilot4d_core.config import Config, dict_from_config
-from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.deploy.token_file import INVALID_TOKEN
 from copilot4d_core.grid import Grid
 
 SCHEMA_VERSION = 1
 
 
-def model_info(config: Config, model_id: str, pattern: SphericalPattern) -> dict[str, Any]:
+def model_info(config: Config, model_id: str, pattern: SphericalPattern | BeamPattern) -> dict[str, Any]:
     """Description of the token grid and of the depth image, ready for JSON.
 
     Raises:
@@ -43,8 +43,7 @@ def model_info(config: Config, model_id: str, pattern: SphericalPattern) -> dict
         "depth_image": {
             "rows": pattern.rows,
             "columns": pattern.columns,
-            "elevation_min_deg": pattern.elevation_min_deg,
-            "elevation_max_deg": pattern.elevation_max_deg,
+            **_elevations(pattern),
             "row_direction": "row 0 is the highest beam",
             "column_direction": "column 0 looks backwards (azimuth +180 deg), then clockwise; the centre looks along +x",
             "unit": "m along the ray",
@@ -52,3 +51,10 @@ def model_info(config: Config, model_id: str, pattern: SphericalPattern) -> dict
         },
         "config": dict_from_config(config),
     }
+
+
+def _elevations(pattern: SphericalPattern | BeamPattern) -> dict[str, Any]:
+    """Ends of evenly spaced rows, or each beam's elevation."""
+    if isinstance(pattern, BeamPattern):
+        return {"sensor": pattern.name, "elevations_deg": [float(angle) for angle in pattern.elevations_deg]}
+    return {"elevation_min_deg": pattern.elevation_min_deg, "elevation_max_deg": pattern.elevation_max_deg}

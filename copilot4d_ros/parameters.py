@@ -13,7 +13,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.data.camera import PinholeCamera, camera_pose_from_angles
+from copilot4d_core.data.sensor_file import sensor_file
+from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.deploy.open_runner import RUNNERS
 from copilot4d_ros.frame_processor import DepthMode
 
@@ -40,6 +42,8 @@ SPECS = (
     ParameterSpec("build_only", False, "Build engines and kernels, and end: exit code 0, or 1 with the reason."),
     ParameterSpec("input_qos", "auto", "Reliability of the input; auto = best_effort, which matches every publisher.",
                   choices=("auto", "best_effort", "reliable")),
+    ParameterSpec("depth.sensor", "", "Rays of the depth image: a sensor (hdl64e, hdl32e, vlp16, vlp32c, os1_64, os1_128, pandar64) or the path of a "
+                  "sensor file; empty: the four parameters below."),
     ParameterSpec("depth.rows", 64, "Rows of the depth image (beams).", 2, 256),
     ParameterSpec("depth.columns", 1024, "Columns of the depth image (steps of a full turn).", 1, 4096),
     ParameterSpec("depth.elevation_min_deg", -24.8, "Elevation of the lowest row in degrees.", -90.0, 90.0),
@@ -47,6 +51,19 @@ SPECS = (
     ParameterSpec("depth.mode", "median", "Which depth of a ray is published: the first distance where the weights reach half "
                   "(median), the expected one, or that of the largest weight (strongest).",
                   choices=tuple(mode.value for mode in DepthMode), read_only=False),
+    ParameterSpec("camera.frame_id", "tokenizer_camera_optical", "Frame of the camera's images: its optical frame (z forward, x right, y down)."),
+    ParameterSpec("camera.width", 320, "Columns of the virtual camera's depth image.", 1, 4096),
+    ParameterSpec("camera.height", 240, "Its rows.", 1, 4096),
+    ParameterSpec("camera.fx", 160.0, "Its focal length along a row in pixels.", 1.0, 100000.0),
+    ParameterSpec("camera.fy", 160.0, "Its focal length along a column in pixels.", 1.0, 100000.0),
+    ParameterSpec("camera.cx", 159.5, "Image column of its optical axis; the middle of the first pixel is 0.", -100000.0, 100000.0),
+    ParameterSpec("camera.cy", 119.5, "Image row of its optical axis.", -100000.0, 100000.0),
+    ParameterSpec("camera.x_m", 0.0, "Where it is in the sensor's frame, forward.", -1000.0, 1000.0),
+    ParameterSpec("camera.y_m", 0.0, "To the left.", -1000.0, 1000.0),
+    ParameterSpec("camera.z_m", 0.0, "Up.", -1000.0, 1000.0),
+    ParameterSpec("camera.roll_deg", 0.0, "Turn about its viewing axis; positive leans to the right.", -180.0, 180.0),
+    ParameterSpec("camera.pitch_deg", 0.0, "Positive looks down.", -180.0, 180.0),
+    ParameterSpec("camera.yaw_deg", 0.0, "Positive looks left; 0 looks along +x.", -180.0, 180.0),
     ParameterSpec("diagnostics.period_s", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0),
 )
 
@@ -61,7 +78,9 @@ class NodeSettings(NamedTuple):
     autostart: bool
     build_only: bool
     input_qos: str
-    pattern: SphericalPattern
+    pattern: SphericalPattern | BeamPattern
+    camera: PinholeCamera
+    camera_frame_id: str
     diagnostics_period_s: float
 
 
@@ -77,11 +96,21 @@ def declare_parameters(node: Node) -> NodeSettings:
         values[spec.name] = node.declare_parameter(spec.name, spec.default, _descriptor(spec)).value
         _check_choice(spec, values[spec.name])
     node.add_on_set_parameters_callback(refuse_unknown_choices)
-    pattern = SphericalPattern(values["depth.rows"], values["depth.columns"],
-                               values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
     weights, engines = (Path(values[name]).expanduser() if values[name] else None for name in ("weights", "engines"))
     return NodeSettings(weights, values["runner"], values["int8"], engines, values["autostart"], values["build_only"],
-                        values["input_qos"], pattern, values["diagnostics.period_s"])
+                        values["input_qos"], _pattern(values), _camera(values), values["camera.frame_id"], values["diagnostics.period_s"])
+
+
+def _pattern(values: dict[str, Any]) -> SphericalPattern | BeamPattern:
+    if values["depth.sensor"]:
+        return sensor_file(values["depth.sensor"])
+    return SphericalPattern(values["depth.rows"], values["depth.columns"], values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
+
+
+def _camera(values: dict[str, Any]) -> PinholeCamera:
+    pose = camera_pose_from_angles([values[f"camera.{axis}_m"] for axis in "xyz"], values["camera.roll_deg"], values["camera.pitch_deg"],
+                                   values["camera.yaw_deg"])
+    return PinholeCamera(**{name: values[f"camera.{name}"] for name in ("width", "height", "fx", "fy", "cx", "cy")}, pose=pose)
 
 
 def refuse_unknown_choices(changes: Sequence[Parameter[Any]]) -> Any:

@@ -21,8 +21,8 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from rclpy.exceptions import ParameterException
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from sensor_msgs.msg import Image, PointCloud2
-from std_msgs.msg import String
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header, String
 
 from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
@@ -31,9 +31,9 @@ from copilot4d_core.kernels.launch import keep_compiled_kernels
 from copilot4d_ros import qos
 from copilot4d_ros.debug_times import DebugTimes
 from copilot4d_ros.diagnostics import LOSS_ADVICE, NodeState, diagnostics_message
-from copilot4d_ros.frame_processor import DepthMode, Frame, FrameProcessor, RejectedCloudError
+from copilot4d_ros.frame_processor import DepthMode, Frame, FrameProcessor, RejectedCloudError, Wanted
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, FrameStatistics, Snapshot
-from copilot4d_ros.messages import cloud_from_points, image_from_depth, image_from_tokens, stamp_ns
+from copilot4d_ros.messages import camera_info, cloud_from_points, image_from_depth, image_from_tokens, stamp_ns
 from copilot4d_ros.model_info import model_info
 from copilot4d_ros.model_worker import ModelWorker
 from copilot4d_ros.parameters import declare_parameters
@@ -75,6 +75,8 @@ class TokenizerNode(LifecycleNode):
         self._tokens = self.create_publisher(Image, "~/tokens", qos.OUTPUT)
         self._depth = self.create_publisher(Image, "~/depth", qos.OUTPUT)
         self._reconstruction = self.create_publisher(PointCloud2, "~/reconstruction", qos.OUTPUT)
+        self._camera_depth = self.create_publisher(Image, "~/camera/depth", qos.OUTPUT)
+        self._camera_info = self.create_publisher(CameraInfo, "~/camera/camera_info", qos.OUTPUT)
         self._model_info = self.create_publisher(String, "~/model_info", qos.LATCHED)
         self._times = DebugTimes(self)
         self.failure = None
@@ -118,7 +120,8 @@ class TokenizerNode(LifecycleNode):
         ended = self._worker is None or self._worker.close()
         if self._worker is not None:
             self._worker = None
-            for publisher in (self._tokens, self._depth, self._reconstruction, self._model_info, *self._times.publishers):
+            for publisher in (self._tokens, self._depth, self._reconstruction, self._camera_depth, self._camera_info, self._model_info,
+                              *self._times.publishers):
                 self.destroy_publisher(publisher)
         self._model_id = None
         return ended
@@ -176,7 +179,7 @@ class TokenizerNode(LifecycleNode):
         return NodeState.UNCONFIGURED
 
     def _prepare(self, runner: Runner) -> Callable[[Any], None]:
-        processor = FrameProcessor(runner, self.settings.pattern)
+        processor = FrameProcessor(runner, self.settings.pattern, self.settings.camera)
         processor.warm_up()
         keep_compiled_kernels()
         self._announce(runner)
@@ -192,7 +195,7 @@ class TokenizerNode(LifecycleNode):
     def _handle(self, processor: FrameProcessor, message: Any) -> None:
         started_s = time.perf_counter()
         try:
-            frame = processor.process(message, self._wanted_mode())
+            frame = processor.process(message, self._wanted())
         except RejectedCloudError as error:
             self._statistics.dropped(error.reason)
             self.get_logger().warning(f"cloud dropped: {error}", throttle_duration_sec=_WARN_EVERY_S)
@@ -210,9 +213,9 @@ class TokenizerNode(LifecycleNode):
             self._statistics.processed(FrameRecord(stamp_ns(message.header), frame.points, frame.points_in_region,
                                                    frame.points_dropped, stage_ms))
 
-    def _wanted_mode(self) -> DepthMode | None:
-        watched = self._depth.get_subscription_count() + self._reconstruction.get_subscription_count()
-        return DepthMode(self.get_parameter("depth.mode").value) if watched else None
+    def _wanted(self) -> Wanted:
+        turn = self._depth.get_subscription_count() + self._reconstruction.get_subscription_count() > 0
+        return Wanted(DepthMode(self.get_parameter("depth.mode").value), turn, self._camera_depth.get_subscription_count() > 0)
 
     def _publish(self, frame: Frame, header: Any) -> None:
         self._tokens.publish(image_from_tokens(frame.tokens, header))
@@ -220,6 +223,10 @@ class TokenizerNode(LifecycleNode):
             self._depth.publish(image_from_depth(frame.depth_m, header))
         if frame.points_m is not None and self._reconstruction.get_subscription_count():
             self._reconstruction.publish(cloud_from_points(frame.points_m, header))
+        if frame.camera_depth_m is not None:
+            camera_header = Header(stamp=header.stamp, frame_id=self.settings.camera_frame_id)
+            self._camera_info.publish(camera_info(self.settings.camera, camera_header))
+            self._camera_depth.publish(image_from_depth(frame.camera_depth_m, camera_header))
 
 
 def main(args: Sequence[str] | None = None, open_model: OpenRunner = open_runner) -> None:

@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 
 from copilot4d_core.config import preset
 from copilot4d_core.data.sensors import SphericalPattern
-from copilot4d_ros.diagnostics import diagnostics_message
+from copilot4d_ros.diagnostics import NodeState, diagnostics_message
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, FrameStatistics
 from copilot4d_ros.messages import (
     array_from_image,
@@ -114,21 +114,23 @@ def test_info_describes_the_grid_of_the_paper() -> None:
 def test_diagnostics_say_what_grew_since_the_last_report() -> None:
     statistics = FrameStatistics()
     stamp = Time(sec=9)
-    assert diagnostics_message("/n", stamp, None, statistics.snapshot(), None).status[0].message == "loading the model"
-    waiting = diagnostics_message("/n", stamp, "m", statistics.snapshot(), None).status[0]
+    assert diagnostics_message("/n", stamp, NodeState.LOADING, None, statistics.snapshot(), None).status[0].message == "loading the model"
+    idle = diagnostics_message("/n", stamp, NodeState.INACTIVE, "m", statistics.snapshot(), None).status[0]
+    assert (idle.level, idle.message) == (b"\x00", "inactive; a lifecycle manager starts it")
+    waiting = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), None).status[0]
     assert waiting.level == b"\x01" and "no cloud has arrived" in waiting.message
     statistics.received()
     statistics.dropped(DropReason.INVALID)
     before = statistics.snapshot()
-    assert diagnostics_message("/n", stamp, "m", before, None).status[0].message == "scans dropped: 1 invalid"
+    assert diagnostics_message("/n", stamp, NodeState.RUNNING, "m", before, None).status[0].message == "scans dropped: 1 invalid"
     statistics.received()
     statistics.processed(FrameRecord(5, 10, 8, 2, {"encode": 4.0}))
     statistics.processed(FrameRecord(6, 11, 9, 3, {"encode": 6.0, "render": 1.0}))
-    message = diagnostics_message("/n", stamp, "m", statistics.snapshot(), before)
+    message = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), before)
     assert message.header.stamp == stamp and message.status[0].level == b"\x00"
     values = {pair.key: pair.value for pair in message.status[0].values}
     assert (values["received"], values["processed"], values["dropped_invalid"], values["last_stamp_ns"]) == ("2", "2", "1", "6")
     assert (values["encode_ms"], values["encode_median_ms"], values["render_median_ms"]) == ("6.000", "5.000", "1.000")
     statistics.lost_in_transport(3)
-    lost = diagnostics_message("/n", stamp, "m", statistics.snapshot(), before).status[0]
+    lost = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), before).status[0]
     assert lost.level == b"\x01" and "FASTDDS_DEFAULT_PROFILES_FILE" in lost.message

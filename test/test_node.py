@@ -246,4 +246,4 @@ def test_the_settings_file_names_every_parameter_with_its_default() -> None:
     assert all(type(flat[spec.name]) is type(spec.default) for spec in SPECS), "a whole number for a float is refused by ROS"
     assert all(spec.description for spec in SPECS)
     unbounded = {spec.name for spec in SPECS if not spec.choices and spec.high is None and not isinstance(spec.default, bool)}
-    assert unbounded == {"weights", "engines"}, "a parameter without bounds"
+    assert unbounded == {"weights", "engines", "depth.sensor", "camera.frame_id"}, "a parameter without bounds"
