@@ -76,6 +76,8 @@ def test_colcon_builds_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) ->
     weights = {path.name for path in (ROOT / "copilot4d_core" / "weights").iterdir() if path.is_file()}
     packages = next((prefix / "lib").glob("python3*/site-packages"))
     assert {path.name for path in (packages / "copilot4d_core" / "weights").glob("*")} >= weights
+    sensors = {path.name for path in (ROOT / "copilot4d_core" / "data" / "sensors").glob("*.yaml")}
+    assert {path.name for path in (packages / "copilot4d_core" / "data" / "sensors").glob("*")} == sensors != set()
 
 
 def test_the_launch_file_compiles_and_describes_its_arguments(tmp_path: Path) -> None:
