@@ -41,6 +41,7 @@ setup(
     entry_points={"console_scripts": [
         "copilot4d = copilot4d_core.cli:main",
         "tokenizer_node = copilot4d_ros.tokenizer_node:main",
+        "detokenizer_node = copilot4d_ros.detokenizer_node:main",
         "bag_player = copilot4d_ros.bag_player:main",
     ]},
     # Where `ros2 run` looks for executables; pip ignores it.

@@ -66,7 +66,7 @@ def test_colcon_builds_what_ros2_run_and_ros2_launch_look_for(tmp_path: Path) ->
     built = subprocess.run([str(COLCON), "build"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     prefix = tmp_path / "install" / "copilot4d_ros"
-    for executable in ("tokenizer_node", "bag_player"):
+    for executable in ("tokenizer_node", "detokenizer_node", "bag_player"):
         assert os.access(prefix / "lib" / "copilot4d_ros" / executable, os.X_OK)
     assert (prefix / "share" / "ament_index" / "resource_index" / "packages" / "copilot4d_ros").is_file()
     shared = prefix / "share" / "copilot4d_ros"
