@@ -334,7 +334,7 @@ def test_build_only_ends_after_the_model_is_warm(graph: None, tmp_path: Path) ->
     log = tmp_path / "log.txt"
     with detokenizer_process("build", log, "-p", "build_only:=true") as process:
         assert process.wait(DEADLINE_S) == 0
-    assert "model tiny-fake" in log.read_text() and "waiting for tokens" not in log.read_text()
+    assert "model tiny-fake" in log.read_text() and "waiting for messages" not in log.read_text()
 
 
 def test_recorded_tokens_become_the_first_nodes_depth_bit_for_bit(graph: None, tmp_path: Path) -> None:
