@@ -86,8 +86,9 @@ class TokenizerNode(ModelNode):
 
     def _handle(self, processor: FrameProcessor, message: Any) -> None:
         started_s = time.perf_counter()
+        wanted = self._wanted()  # Fails when the context closes, which is an exit and no fault of the model.
         try:
-            frame = processor.process(message, self._wanted())
+            frame = processor.process(message, wanted)
         except RejectedCloudError as error:
             self._statistics.dropped(error.reason)
             self.get_logger().warning(f"cloud dropped: {error}", throttle_duration_sec=_WARN_EVERY_S)
