@@ -7,17 +7,19 @@ one is refused before TensorRT sees it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from copilot4d_core.config import Config
 from copilot4d_core.deploy.engine_builder import engine_key, ensure_engine
 from copilot4d_core.deploy.engine_file import GpuIdentity
 from copilot4d_core.deploy.exported_model import read_export
-from copilot4d_core.deploy.gpu_session import Gpu, GpuError, warp_on_stream
+from copilot4d_core.deploy.gpu_session import Gpu, warp_on_stream
 from copilot4d_core.deploy.kernel_weights import inference_kernels
-from copilot4d_core.deploy.manifest import Manifest, read_manifest
+from copilot4d_core.deploy.manifest import networks, read_manifest
 from copilot4d_core.deploy.tensorrt_library import Library, load_tensorrt
 from copilot4d_core.deploy.tensorrt_runner import TensorrtRunner
 from copilot4d_core.kernels.binaries import driver_obstacle, load_kernels
@@ -101,18 +103,21 @@ def build_engines(folder: Path, out: Path | None, library: str, precision: str |
             raise ValueError(f"{found.name} builds an engine on the GPU that runs it, and {error}") from error
         gpu = None
     engines = out or folder / "engines"
-    built = _engines(manifest, folder, engines, found, gpu, workspace_mib)
-    return [f"{engines / name}.engine: {len(data) / 1e6:.1f} MB, {found.name} {found.version}" for name, data in built.items()]
+    lines = []
+    for name in manifest.networks:
+        start_s = time.monotonic()
+        data = _engine(name, manifest.config, manifest.precision, folder, engines, found, gpu, workspace_mib)
+        lines.append(f"{engines / name}.engine: {len(data) / 1e6:.1f} MB, {found.name} {found.version}, {time.monotonic() - start_s:.1f} s")
+    return lines
 
 
-def _engines(manifest: Manifest, folder: Path, out: Path, library: Library, gpu: GpuIdentity | None, workspace_mib: int) -> dict[str, bytes]:
+def _engine(name: str, config: Config, precision: str, folder: Path, out: Path, library: Library, gpu: GpuIdentity | None,
+            workspace_mib: int) -> bytes:
+    """The engine of one network, built where there is none of its key."""
     out.mkdir(parents=True, exist_ok=True)
-    result = {}
-    for name, network in manifest.networks.items():
-        onnx_path = folder / f"{name}.onnx"
-        key = engine_key(onnx_path, network, library, gpu, manifest.precision)
-        result[name] = ensure_engine(onnx_path, network, out / f"{name}.engine", key, library, workspace_mib=workspace_mib)
-    return result
+    onnx_path, network = folder / f"{name}.onnx", networks(config)[name]
+    key = engine_key(onnx_path, network, library, gpu, precision)
+    return ensure_engine(onnx_path, network, out / f"{name}.engine", key, library, workspace_mib=workspace_mib)
 
 
 def open_tensorrt(folder: Path, engines: Path | None, tell: Callable[[str], None] | None = None) -> TensorrtRunner:
@@ -124,14 +129,13 @@ def open_tensorrt(folder: Path, engines: Path | None, tell: Callable[[str], None
         ValueError: no export, an engine or a kernel file that is refused, or a build that failed.
         GpuError: the device or TensorRT failed.
     """
-    model, manifest, gpu = read_export(folder), read_manifest(folder), load_gpu()
+    model, gpu = read_export(folder), load_gpu()
     if (folder / CUBINS).is_dir():
         load_kernels(inference_kernels(model.config), folder / CUBINS, gpu.warp_device)
     library = load_tensorrt("auto")
     if tell is not None:
         tell(f"engines of {folder}: building those that are missing or were built for another GPU, driver or TensorRT; this takes minutes once")
-    data = _engines(manifest, folder, engines or folder / "engines", library, identity(gpu.cuda), WORKSPACE_MIB)
+    data = {name: _engine(name, model.config, model.precision, folder, engines or folder / "engines", library, identity(gpu.cuda), WORKSPACE_MIB)
+            for name in networks(model.config)}
     return TensorrtRunner(model.config, model.model_id, model.kernels, data, gpu)
 
-
-__all__ = ["GpuError", "build_engines", "identity", "load_cuda", "load_gpu", "obstacle", "open_tensorrt"]

@@ -18,6 +18,7 @@ from rich.table import Table
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.exported_model import TIE, export_model
+from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.onnx_runner import open_session, quantized
 from copilot4d_core.evaluation.report import DataSet
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
@@ -88,7 +89,7 @@ def measure(model: Model, data_sets: list[DataSet]) -> list[Agreement]:
     from copilot4d_core.deploy.torch_reference import TorchReference
 
     reference, ways, grid = TorchReference(model), variants(model), Grid(model.config)
-    stages = CpuStages(export_model(model).kernels, model.config)
+    stages = CpuStages(kernel_weights(model.tensors), model.config)
     equal: dict[str, list[float]] = {way.name: [] for way in ways}
     gaps: dict[str, list[float]] = {way.name: [0.0] for way in ways}
     depths: dict[str, list[FloatArray]] = {way.name: [] for way in ways}
