@@ -5,17 +5,14 @@ from __future__ import annotations
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from copilot4d_core.data.rays import Rays
-from copilot4d_core.deploy.cpu_stages import CpuStages
+from copilot4d_core.deploy.cpu_runner import CpuRunner
 from copilot4d_core.deploy.exported_model import ExportedModel
-from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
-from copilot4d_core.deploy.stage_clock import StageClock
-from copilot4d_core.grid import BoolArray, FloatArray
+from copilot4d_core.deploy.runner import TokenArray
+from copilot4d_core.grid import FloatArray
 from copilot4d_core.kernels.launch import num_cores
 
 INT8_STAGE = "encoder.stage2"
@@ -25,7 +22,7 @@ rays move by less than 0.1 mm (p99). With all of stage 2 98.1 % and 4 cm, with a
 its errors move depths."""
 
 
-class OnnxRunner:
+class OnnxRunner(CpuRunner):
     """Runs the exported networks on the CPU; see `Runner` for the contract."""
 
     def __init__(self, model: ExportedModel, int8: bool = False) -> None:
@@ -34,51 +31,16 @@ class OnnxRunner:
         Args:
             int8: `INT8_LAYERS` with eight-bit weights and activations that are scaled scan by scan.
         """
-        self.config, self.model_id = model.config, model.model_id
-        self._stages, self._clock = CpuStages(model.kernels, model.config), StageClock()
+        super().__init__(model.config, model.model_id, model.kernels)
         self._encoder, self._decoder = open_session(quantized(model.encoder) if int8 else model.encoder), open_session(model.decoder)
 
-    def __enter__(self) -> OnnxRunner:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        pass
-
-    @property
-    def stage_ms(self) -> dict[str, float]:
-        return self._clock.ms
-
-    def encode(self, points_m: FloatArray) -> TokenArray:
-        """Tokens of one scan, (H, W) uint16; row = y, column = x.
-
-        Raises:
-            ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
-        """
-        check_points(points_m)
-        with self._clock("voxelize"):
-            patches = self._stages.patch_map(points_m)
-        with self._clock("encode"):
-            (tokens,) = self._encoder.run(["tokens"], {"patches": patches})
+    def _tokens(self, patches_HWC: FloatArray) -> TokenArray:
+        (tokens,) = self._encoder.run(["tokens"], {"patches": patches_HWC})
         return np.asarray(tokens, dtype=np.uint16)
 
-    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
-        """What each ray meets, with the skip mask that the tokens predict.
-
-        Raises:
-            ValueError: a grid of another shape, or a token that the codebook does not have.
-        """
-        return self._render(tokens, rays, None)
-
-    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
-        """As `decode`, with a given skip mask, (Y, X, Z) bool."""
-        return self._render(tokens, rays, mask)
-
-    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None) -> Rendering:
-        check_token_grid(tokens, self.config, self.model_id)
-        with self._clock("decode"):
-            features, skip = self._decoder.run(["features", "skip_logits"], {"tokens": tokens.astype(np.int32)})
-        with self._clock("render"):
-            return self._stages.render(features, skip if mask is None else mask, rays)
+    def _decoded(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:
+        features, skip = self._decoder.run(["features", "skip_logits"], {"tokens": tokens.astype(np.int32)})
+        return features, skip
 
 
 def open_session(network: bytes) -> Any:

@@ -1,0 +1,74 @@
+"""What the runners share whose networks run on the CPU: checks, sparse stages, and the time of each stage.
+
+What goes in: points, or tokens and rays. What comes out: tokens, or what each ray meets. A runner adds its two networks.
+"""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+
+from copilot4d_core.config import Config
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.deploy.cpu_stages import CpuStages
+from copilot4d_core.deploy.kernel_weights import KernelWeights
+from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
+from copilot4d_core.deploy.stage_clock import StageClock
+from copilot4d_core.grid import BoolArray, FloatArray
+
+
+class CpuRunner(abc.ABC):
+    """See `Runner` for the contract."""
+
+    def __init__(self, config: Config, model_id: str, weights: KernelWeights) -> None:
+        self.config, self.model_id = config, model_id
+        self._stages, self._clock = CpuStages(weights, config), StageClock()
+
+    def __enter__(self) -> CpuRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None  # memory of the CPU goes with the object
+
+    @abc.abstractmethod
+    def _tokens(self, patches_HWC: FloatArray) -> TokenArray:
+        """Encoder: patch map to tokens, (H, W) uint16."""
+
+    @abc.abstractmethod
+    def _decoded(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:
+        """Decoder: tokens to the map after the feature grid's norm, (H, W, C), and the pooled skip logits, (Y, X, Z)."""
+
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        return self._clock.ms
+
+    def encode(self, points_m: FloatArray) -> TokenArray:
+        """Tokens of one scan, (H, W) uint16; row = y, column = x.
+
+        Raises:
+            ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
+        """
+        check_points(points_m)
+        with self._clock("voxelize"):
+            patches = self._stages.patch_map(points_m)
+        with self._clock("encode"):
+            return self._tokens(patches)
+
+    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+        """What each ray meets, with the skip mask that the tokens predict.
+
+        Raises:
+            ValueError: a grid of another shape, or a token that the codebook does not have.
+        """
+        return self._render(tokens, rays, None)
+
+    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
+        """As `decode`, with a given skip mask, (Y, X, Z) bool."""
+        return self._render(tokens, rays, mask)
+
+    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None) -> Rendering:
+        check_token_grid(tokens, self.config, self.model_id)
+        with self._clock("decode"):
+            features, skip = self._decoded(tokens)
+        with self._clock("render"):
+            return self._stages.render(features, skip if mask is None else mask, rays)
