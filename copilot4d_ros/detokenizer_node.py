@@ -17,22 +17,22 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
 from copilot4d_core.deploy.runner import Runner
-from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.launch import keep_compiled_kernels
 from copilot4d_ros import qos
 from copilot4d_ros.diagnostics import LOSS_ADVICE, NodeState, key_values
-from copilot4d_ros.frame_processor import DepthMode
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, Snapshot
-from copilot4d_ros.messages import cloud_from_points, image_from_depth, stamp_ns
+from copilot4d_ros.messages import stamp_ns
 from copilot4d_ros.model_node import ModelNode, OpenRunner, run_model_node
 from copilot4d_ros.token_messages import UNKNOWN_ORIGIN, RefusedTokensError, TokenRefusal, check_origin, origin_from_json, tokens_from_image
+from copilot4d_ros.view_topics import ViewTopics
+from copilot4d_ros.views import Views
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -69,9 +69,8 @@ class DetokenizerNode(ModelNode):
         self.create_timer(_FOLLOW_EVERY_S, self._follow_publishers, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _advertise(self) -> list[Any]:
-        self._depth = self.create_publisher(Image, "~/depth", qos.OUTPUT)
-        self._reconstruction = self.create_publisher(PointCloud2, "~/reconstruction", qos.OUTPUT)
-        return [self._depth, self._reconstruction]
+        self._views = ViewTopics(self, self.settings)
+        return self._views.publishers
 
     def _subscribe(self) -> Any:
         self._reliability, self._lost_before = self._fitting_reliability(), self._statistics.snapshot().lost_in_transport
@@ -141,25 +140,24 @@ class DetokenizerNode(ModelNode):
         return DiagnosticStatus.OK, "running"
 
     def _prepare(self, runner: Runner) -> Callable[[Any], None]:
-        rays, grid = self.settings.pattern.rays(np.zeros(3, dtype=np.float32)), Grid(runner.config)
-        runner.decode(np.zeros(grid.tokens_HW, dtype=np.uint16), rays)
+        views, (rows, columns) = Views(runner, self.settings.pattern, self.settings.camera), Grid(runner.config).tokens_HW
+        views.warm_up(np.zeros((rows, columns), dtype=np.uint16))
         keep_compiled_kernels()
         self._model_id = runner.model_id
-        rows, columns = grid.tokens_HW
         self.get_logger().info(f"model {runner.model_id}: decodes {rows} x {columns} tokens of its own")
-        return lambda message: self._handle(runner, rays, message)
+        return lambda message: self._handle(runner, views, message)
 
-    def _handle(self, runner: Runner, rays: Rays, message: Any) -> None:
+    def _handle(self, runner: Runner, views: Views, message: Any) -> None:
         started_s = time.perf_counter()
-        mode = self._wanted_mode()  # Fails when the context closes, which is an exit and no fault of the model.
+        wanted = self._views.wanted()
         try:
             check_origin(self._origin, runner)
             tokens = tokens_from_image(message, runner)
             unpack_ms = (time.perf_counter() - started_s) * 1e3
-            if mode is None:
+            if not (wanted.turn or wanted.camera):
                 self._not_watched += 1
                 return
-            depth_m: FloatArray = getattr(runner.decode(tokens, rays), f"{mode.value}_m")
+            rendered, stage_ms = views.render(tokens, wanted)
         except RefusedTokensError as error:
             self._refuse(error)
         except Exception as error:
@@ -169,8 +167,7 @@ class DetokenizerNode(ModelNode):
                 raise
             self.get_logger().error(f"tokens dropped, the model failed on them: {traceback.format_exc()}", throttle_duration_sec=_WARN_EVERY_S)
         else:
-            self._publish(depth_m, rays, message.header)
-            stage_ms: dict[str, float] = {stage: runner.stage_ms[stage] for stage in ("decode", "render") if stage in runner.stage_ms}
+            self._views.publish(rendered, message.header)
             stage_ms |= {"unpack": unpack_ms, "total": (time.perf_counter() - started_s) * 1e3}
             self._statistics.processed(FrameRecord(stamp_ns(message.header), 0, 0, 0, stage_ms))
 
@@ -178,18 +175,6 @@ class DetokenizerNode(ModelNode):
         self._refusal_text = str(error)
         self._refused[error.reason] += 1
         self.get_logger().warning(f"tokens refused: {error}", throttle_duration_sec=_WARN_EVERY_S)
-
-    def _wanted_mode(self) -> DepthMode | None:
-        watched = self._depth.get_subscription_count() + self._reconstruction.get_subscription_count()
-        return DepthMode(self.get_parameter("depth.mode").value) if watched else None
-
-    def _publish(self, depth_m: FloatArray, rays: Rays, header: Any) -> None:
-        shape = self.settings.pattern.rows, self.settings.pattern.columns
-        if self._depth.get_subscription_count():
-            self._depth.publish(image_from_depth(depth_m.reshape(shape), header))
-        if self._reconstruction.get_subscription_count():
-            points_m = (rays.origins_m + rays.directions * depth_m[:, None]).astype(np.float32, copy=False)
-            self._reconstruction.publish(cloud_from_points(points_m.reshape(*shape, 3), header))
 
 
 def main(args: Sequence[str] | None = None, open_model: OpenRunner = open_runner) -> None:

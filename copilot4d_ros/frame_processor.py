@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from copilot4d_core.data.camera import PinholeCamera
 from copilot4d_core.data.point_cloud2 import CloudLayout, layout_from_message, points_from_message
-from copilot4d_core.data.rays import Rays
-from copilot4d_core.data.sensors import RayPattern
-from copilot4d_core.deploy.runner import Rendering, Runner, TokenArray
+from copilot4d_core.deploy.runner import Runner, TokenArray
 from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
-
-_ENCODE_STAGES = ("voxelize", "encode")
-_DECODE_STAGES = ("decode", "render")
-
-
-class DepthMode(str, enum.Enum):
-    """Which depth of a ray is published."""
-
-    EXPECTED = "expected"
-    MEDIAN = "median"
-    STRONGEST = "strongest"
+from copilot4d_ros.views import Rendered, Views, Wanted
 
 
 class RejectedCloudError(ValueError):
@@ -40,45 +26,25 @@ class Frame(NamedTuple):
     """What one cloud became."""
 
     tokens: TokenArray
-    depth_m: FloatArray | None
-    """(rows, columns) float32 metres along the ray, NaN for nothing; None when it was not asked for."""
-    points_m: FloatArray | None
-    """(rows, columns, 3) float32 metres, NaN for nothing; None when it was not asked for."""
-    camera_depth_m: FloatArray | None
-    """(height, width) float32 metres along the camera's optical axis, NaN for nothing; None when it was not asked for."""
+    rendered: Rendered
     points: int
     points_in_region: int
     points_dropped: int
     stage_ms: dict[str, float]
 
 
-class Wanted(NamedTuple):
-    """What is to be rendered of a scan; nothing costs nothing."""
-
-    mode: DepthMode
-    turn: bool
-    """Depth image and points of the sensor's pattern."""
-    camera: bool
-    """Depth image of the virtual camera."""
-
-
 class FrameProcessor:
-    """Turns cloud messages into frames with one runner, one pattern of rays and one virtual camera."""
+    """Turns cloud messages into frames with one runner and its views."""
 
-    def __init__(self, runner: Runner, pattern: RayPattern, camera: PinholeCamera) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, views: Views) -> None:
+        self._runner, self._views = runner, views
         self._grid = Grid(runner.config)
-        self._shape = pattern.rows, pattern.columns
         self._layout: CloudLayout | None = None
-        self._camera = camera
-        turn, view = (each.rays(np.zeros(3, dtype=np.float32)) for each in (pattern, camera))
-        both = Rays(np.concatenate([turn.origins_m, view.origins_m]), np.concatenate([turn.directions, view.directions]))
-        self._rays = {(True, False): turn, (False, True): view, (True, True): both}
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first scan does not wait for kernels to compile or memory to be laid out."""
         point_m = (self._grid.minimum_m + 0.25 * (self._grid.maximum_m - self._grid.minimum_m)).astype(np.float32)
-        self._runner.decode(self._runner.encode(point_m[None]), self._rays[True, False])
+        self._views.warm_up(self._runner.encode(point_m[None]))
 
     def process(self, message: Any, wanted: Wanted) -> Frame:
         """Tokens of a cloud and what is wanted of its reconstruction.
@@ -93,12 +59,9 @@ class FrameProcessor:
         inside = self._count_inside(points_m)
         stage_ms = {"unpack": _since_ms(started_s)}
         tokens = self._runner.encode(points_m)
-        stage_ms |= _picked(self._runner.stage_ms, _ENCODE_STAGES)
-        depth_m = reconstruction_m = camera_m = None
-        if wanted.turn or wanted.camera:
-            depth_m, reconstruction_m, camera_m = self._render(tokens, wanted)
-            stage_ms |= _picked(self._runner.stage_ms, _DECODE_STAGES)
-        return Frame(tokens, depth_m, reconstruction_m, camera_m, len(points_m), inside, dropped, stage_ms)
+        stage_ms |= {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
+        rendered, rendering_ms = self._views.render(tokens, wanted)
+        return Frame(tokens, rendered, len(points_m), inside, dropped, stage_ms | rendering_ms)
 
     def _points(self, message: Any) -> tuple[FloatArray, int]:
         if message.width * message.height == 0:
@@ -122,30 +85,6 @@ class FrameProcessor:
                                      f"{self._grid.maximum_m.tolist()} m, got {len(points_m)} points between {low} and {high}; "
                                      "the unit must be metres and the frame the sensor's own")
         return inside
-
-    def _render(self, tokens: TokenArray, wanted: Wanted) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
-        """Depth and points of the turn, and depth of the camera; the tokens are decoded once for both."""
-        rays = self._rays[wanted.turn, wanted.camera]
-        distance_m = _chosen_depth(self._runner.decode(tokens, rays), wanted.mode)
-        count = self._shape[0] * self._shape[1] if wanted.turn else 0
-        depth_m = points_m = camera_m = None
-        if wanted.turn:
-            points_m = rays.origins_m[:count] + rays.directions[:count] * distance_m[:count, None]
-            points_m = points_m.astype(np.float32, copy=False).reshape(*self._shape, 3)
-            depth_m = distance_m[:count].reshape(self._shape)
-        if wanted.camera:
-            camera_m = self._camera.z_depth_m(distance_m[count:]).reshape(self._camera.rows, self._camera.columns)
-        return depth_m, points_m, camera_m
-
-
-def _chosen_depth(rendering: Rendering, mode: DepthMode) -> FloatArray:
-    if mode is DepthMode.EXPECTED:
-        return rendering.expected_m
-    return rendering.median_m if mode is DepthMode.MEDIAN else rendering.strongest_m
-
-
-def _picked(stage_ms: dict[str, float], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: stage_ms[name] for name in names if name in stage_ms}
 
 
 def _since_ms(started_s: float) -> float:

@@ -17,7 +17,7 @@ from copilot4d_core.data.camera import PinholeCamera, camera_pose_from_angles
 from copilot4d_core.data.sensor_file import sensor_file
 from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.deploy.open_runner import RUNNERS
-from copilot4d_ros.frame_processor import DepthMode
+from copilot4d_ros.views import DepthMode
 
 
 class ParameterSpec(NamedTuple):
@@ -40,7 +40,7 @@ SPECS = (
     ParameterSpec("engines", "", "Folder of the TensorRT engines; empty: `engines` in the export folder."),
     ParameterSpec("autostart", True, "Configure and activate at the start; else wait for a lifecycle manager."),
     ParameterSpec("build_only", False, "Build engines and kernels, and end: exit code 0, or 1 with the reason."),
-    ParameterSpec("input_qos", "auto", "Reliability of the input; auto = best_effort, which matches every publisher.",
+    ParameterSpec("input_qos", "auto", "Reliability of the input; auto matches every publisher.",
                   choices=("auto", "best_effort", "reliable")),
     ParameterSpec("depth.sensor", "", "Rays of the depth image: a sensor (hdl64e, hdl32e, vlp16, vlp32c, os1_64, os1_128, pandar64) or the path of a "
                   "sensor file; empty: the four parameters below."),

@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from std_msgs.msg import Header, String
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import String
 
 from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
@@ -23,11 +23,13 @@ from copilot4d_core.kernels.launch import keep_compiled_kernels
 from copilot4d_ros import qos
 from copilot4d_ros.debug_times import DebugTimes
 from copilot4d_ros.diagnostics import LOSS_ADVICE, diagnostics_message
-from copilot4d_ros.frame_processor import DepthMode, Frame, FrameProcessor, RejectedCloudError, Wanted
+from copilot4d_ros.frame_processor import Frame, FrameProcessor, RejectedCloudError
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, Snapshot
-from copilot4d_ros.messages import camera_info, cloud_from_points, image_from_depth, image_from_tokens, stamp_ns
+from copilot4d_ros.messages import image_from_tokens, stamp_ns
 from copilot4d_ros.model_info import model_info
 from copilot4d_ros.model_node import ModelNode, OpenRunner, run_model_node
+from copilot4d_ros.view_topics import ViewTopics
+from copilot4d_ros.views import Views
 
 _WARN_EVERY_S = 5.0
 _LOSS_WARN_EVERY_S = 30.0
@@ -43,13 +45,9 @@ class TokenizerNode(ModelNode):
 
     def _advertise(self) -> list[Any]:
         self._tokens = self.create_publisher(Image, "~/tokens", qos.OUTPUT)
-        self._depth = self.create_publisher(Image, "~/depth", qos.OUTPUT)
-        self._reconstruction = self.create_publisher(PointCloud2, "~/reconstruction", qos.OUTPUT)
-        self._camera_depth = self.create_publisher(Image, "~/camera/depth", qos.OUTPUT)
-        self._camera_info = self.create_publisher(CameraInfo, "~/camera/camera_info", qos.OUTPUT)
         self._model_info = self.create_publisher(String, "~/model_info", qos.LATCHED)
-        self._times = DebugTimes(self)
-        return [self._tokens, self._depth, self._reconstruction, self._camera_depth, self._camera_info, self._model_info, *self._times.publishers]
+        self._views, self._times = ViewTopics(self, self.settings), DebugTimes(self)
+        return [self._tokens, self._model_info, *self._views.publishers, *self._times.publishers]
 
     def _subscribe(self) -> Any:
         events = qos.loss_callback(self._lost)
@@ -71,7 +69,7 @@ class TokenizerNode(ModelNode):
         self._reported = now
 
     def _prepare(self, runner: Runner) -> Callable[[Any], None]:
-        processor = FrameProcessor(runner, self.settings.pattern, self.settings.camera)
+        processor = FrameProcessor(runner, Views(runner, self.settings.pattern, self.settings.camera))
         processor.warm_up()
         keep_compiled_kernels()
         self._announce(runner)
@@ -86,7 +84,7 @@ class TokenizerNode(ModelNode):
 
     def _handle(self, processor: FrameProcessor, message: Any) -> None:
         started_s = time.perf_counter()
-        wanted = self._wanted()  # Fails when the context closes, which is an exit and no fault of the model.
+        wanted = self._views.wanted()
         try:
             frame = processor.process(message, wanted)
         except RejectedCloudError as error:
@@ -106,20 +104,9 @@ class TokenizerNode(ModelNode):
             self._statistics.processed(FrameRecord(stamp_ns(message.header), frame.points, frame.points_in_region,
                                                    frame.points_dropped, stage_ms))
 
-    def _wanted(self) -> Wanted:
-        turn = self._depth.get_subscription_count() + self._reconstruction.get_subscription_count() > 0
-        return Wanted(DepthMode(self.get_parameter("depth.mode").value), turn, self._camera_depth.get_subscription_count() > 0)
-
     def _publish(self, frame: Frame, header: Any) -> None:
         self._tokens.publish(image_from_tokens(frame.tokens, header))
-        if frame.depth_m is not None and self._depth.get_subscription_count():
-            self._depth.publish(image_from_depth(frame.depth_m, header))
-        if frame.points_m is not None and self._reconstruction.get_subscription_count():
-            self._reconstruction.publish(cloud_from_points(frame.points_m, header))
-        if frame.camera_depth_m is not None:
-            camera_header = Header(stamp=header.stamp, frame_id=self.settings.camera_frame_id)
-            self._camera_info.publish(camera_info(self.settings.camera, camera_header))
-            self._camera_depth.publish(image_from_depth(frame.camera_depth_m, camera_header))
+        self._views.publish(frame.rendered, header)
 
 
 def main(args: Sequence[str] | None = None, open_model: OpenRunner = open_runner) -> None:

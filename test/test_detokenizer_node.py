@@ -75,6 +75,24 @@ def test_the_header_comes_back_whole_with_the_depth_of_these_tokens(client: Deto
     np.testing.assert_allclose(points_m[0, 8], [42 * np.cos(np.deg2rad(2)), 0, 42 * np.sin(np.deg2rad(2))], atol=1e-4)
 
 
+def test_the_virtual_camera_is_rendered_here_too(client: DetokenizerClient) -> None:
+    images: dict[int, Any] = {}
+    subscription = client.create_subscription(Image, f"{client.target}/camera/depth", lambda m: images.setdefault(stamp_ns(m.header), m), 10)
+    deadline = time.monotonic() + DEADLINE_S
+    while not images and time.monotonic() < deadline:  # the node may see the subscription later than this process
+        stamp = client.send(code=41)
+        client.wait(lambda stamp=stamp: stamp in client.depth, "the frame")
+        rclpy.spin_once(client, timeout_sec=0.2)
+    client.destroy_subscription(subscription)
+    image = next(iter(images.values()))
+    depth_m = np.frombuffer(image.data, dtype="<f4").reshape(image.height, image.width)
+    assert (image.header.frame_id, depth_m.shape) == ("tokenizer_camera_optical", (240, 320))
+    # The fake model meets something at 42 m on every ray; the image holds the part of it along the axis.
+    x, y = (0 - 159.5) / 160, (0 - 119.5) / 160
+    assert depth_m[0, 0] == pytest.approx(42 / np.sqrt(1 + x * x + y * y), abs=1e-4)
+    assert depth_m[119, 159] == pytest.approx(42, abs=1e-3)
+
+
 @pytest.mark.parametrize("changes", [
     {"is_bigendian": 1},
     {"step": 40},
