@@ -1,7 +1,8 @@
-"""What several test files share: the folder of real recordings."""
+"""What several test files share: the folder of real recordings, and a ROS graph of our own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,15 @@ def lidar_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real recordings, which are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def graph() -> Iterator[None]:
+    """A ROS domain of our own with rclpy ready."""
+    rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
+    from copilot4d_ros.own_graph import own_graph
+
+    with own_graph():
+        rclpy.init()
+        yield
+        rclpy.try_shutdown()

@@ -27,21 +27,12 @@ from std_msgs.msg import String  # noqa: E402
 from copilot4d_core.data.simulator import simulate_drive  # noqa: E402
 from copilot4d_ros import qos  # noqa: E402
 from copilot4d_ros.messages import array_from_image, stamp_ns  # noqa: E402
-from copilot4d_ros.own_graph import own_graph, running_module, stop  # noqa: E402
+from copilot4d_ros.own_graph import running_module, stop  # noqa: E402
 from copilot4d_ros.token_messages import RefusedTokensError, check_origin, origin_from_json, tokens_from_image  # noqa: E402
 
 DEADLINE_S = 15.0
 FIRST_SCAN_S = 90.0
 """The first start on a machine compiles the kernels."""
-
-
-@pytest.fixture(scope="module")
-def graph() -> Iterator[None]:
-    """A domain of our own with rclpy ready."""
-    with own_graph():
-        rclpy.init()
-        yield
-        rclpy.try_shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,9 @@ from node_client import DEADLINE_S, NodeClient  # noqa: E402
 from std_msgs.msg import Float64  # noqa: E402
 from test_node import FAST_DIAGNOSTICS, node_process  # noqa: E402
 
-from copilot4d_ros.own_graph import own_graph, stop  # noqa: E402
+from copilot4d_ros.own_graph import stop  # noqa: E402
 
-POINT = [[1.0, 1.0, 0.0]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def graph() -> Iterator[None]:
-    """A domain of our own with rclpy ready."""
-    with own_graph():
-        rclpy.init()
-        yield
-        rclpy.try_shutdown()
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 class Manager:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,16 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
 
 from node_client import NodeClient  # noqa: E402
-from test_tensorrt_runner import cloud, half_filled_model  # noqa: E402
+from test_tensorrt_runner import cloud  # noqa: E402
+from tiny_model import half_filled_model  # noqa: E402
 
 from copilot4d_core.data.sensors import SphericalPattern  # noqa: E402
 from copilot4d_core.deploy.export import export  # noqa: E402
 from copilot4d_core.deploy.open_runner import open_runner  # noqa: E402
 from copilot4d_ros.messages import array_from_image  # noqa: E402
-from copilot4d_ros.own_graph import own_graph, stop  # noqa: E402
+from copilot4d_ros.own_graph import stop  # noqa: E402
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def graph() -> Iterator[None]:
-    """A domain of our own with rclpy ready."""
-    with own_graph():
-        rclpy.init()
-        yield
-        rclpy.try_shutdown()
 
 
 def test_one_parameter_brings_the_node_to_the_gpu_with_the_same_tokens_and_depths(graph: None, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
-pytest.importorskip("torch", reason="the torch runner needs torch: pip install '.[train]'")
 
 from node_client import NodeClient  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
@@ -24,7 +23,7 @@ from copilot4d_core.data.rays import Rays  # noqa: E402
 from copilot4d_core.data.sensors import SphericalPattern  # noqa: E402
 from copilot4d_core.deploy.open_runner import open_runner  # noqa: E402
 from copilot4d_ros.messages import array_from_image, stamp_ns  # noqa: E402
-from copilot4d_ros.own_graph import own_graph, stop  # noqa: E402
+from copilot4d_ros.own_graph import stop  # noqa: E402
 
 FIRST_SCAN_S = 90.0
 """The first start on a machine compiles the kernels."""
@@ -34,15 +33,6 @@ FIRST_SCAN_S = 90.0
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model whose rays meet something."""
     return write_tiny_weights(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture(scope="module")
-def graph() -> Iterator[None]:
-    """A domain of our own with rclpy ready."""
-    with own_graph():
-        rclpy.init()
-        yield
-        rclpy.try_shutdown()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulated_robot import SimulatedRobot
-from test_tensorrt_runner import cloud, half_filled_model, some_rays
+from test_tensorrt_runner import cloud, some_rays
+from tiny_model import half_filled_model
 
 from copilot4d_core.deploy import open_tensorrt
 from copilot4d_core.deploy.engine_file import EngineRefused

@@ -21,8 +21,8 @@ import pytest
 import warp as wp
 from simulated_device import SimulatedDevice
 from simulated_tensorrt import simulated_engine
+from tiny_model import half_filled_model
 
-from copilot4d_core.config import preset
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.data.sources import open_scans
 from copilot4d_core.deploy import tensorrt_runner
@@ -34,19 +34,9 @@ from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.deploy.tensorrt_engine import TensorrtEngine
 from copilot4d_core.deploy.tensorrt_runner import TensorrtRunner
 from copilot4d_core.grid import Grid
-from copilot4d_core.model_file import Model, random_model
 
 ROOT = Path(__file__).resolve().parent.parent
 COVERED = ("gpu_session", "tensorrt_engine", "tensorrt_runner")
-
-
-def half_filled_model() -> Model:
-    """Untrained, but its rays meet something everywhere: half-filled space that the skip mask does not leave out."""
-    model = random_model(preset("tiny"))
-    model.tensors["feature_grid.mlp.2.bias"][:] = 0.5
-    for part in ("weight", "bias"):
-        model.tensors[f"spatial_skip.linear.{part}"][:] = 0.0
-    return model
 
 
 @pytest.fixture(scope="module")

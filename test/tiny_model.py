@@ -1,23 +1,24 @@
-"""A tiny untrained model on disk, for tests that need a real runner but no trained weights."""
+"""A tiny untrained model, for tests that need a real runner but no trained weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from copilot4d_core.config import preset
-from copilot4d_core.tokenizer.tokenizer import Tokenizer
-from copilot4d_core.tokenizer.weights_file import save_weights
+from copilot4d_core.model_file import Model, random_model, write_tensors
+
+
+def half_filled_model() -> Model:
+    """Weights whose rays meet something everywhere: half-filled space that the skip mask does not leave out."""
+    model = random_model(preset("tiny"))
+    model.tensors["feature_grid.mlp.2.bias"][:] = 0.5
+    for part in ("weight", "bias"):
+        model.tensors[f"spatial_skip.linear.{part}"][:] = 0.0  # Probability one half everywhere, above the threshold.
+    return model
 
 
 def write_tiny_weights(path: Path) -> Path:
-    """Weights whose rays meet something everywhere: half-filled space that the skip mask does not leave out."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(preset("tiny"))
-    with torch.no_grad():
-        tokenizer.feature_grid.mlp[2].bias.fill_(0.5)
-        for parameter in tokenizer.spatial_skip.parameters():
-            parameter.zero_()  # Probability one half everywhere, above the threshold.
-    save_weights(path, tokenizer)
+    """The same as a file."""
+    model = half_filled_model()
+    write_tensors(path, model.tensors, model.config)
     return path
