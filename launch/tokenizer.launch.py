@@ -15,7 +15,7 @@ from launch import LaunchContext, LaunchDescription
 CONFIG = Path(os.path.abspath(__file__)).parents[1] / "config"
 ARGUMENTS = (
     ("topic", "", "PointCloud2 topic to tokenize; empty: /points, or the bag's only one."),
-    ("weights", "", "Path of the model's .safetensors file; empty: the weights in the package."),
+    ("weights", "", "Path of the .safetensors file or of a folder of `copilot4d export`; empty: the weights in the package."),
     ("runner", "", "What runs the networks: auto, torch, onnx or tensorrt; empty: as in params_file."),
     ("input_qos", "", "Reliability of the input: auto, best_effort or reliable; empty: as in params_file."),
     ("namespace", "", "Namespace of the node."),
