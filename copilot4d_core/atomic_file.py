@@ -32,17 +32,33 @@ def check_writable(path: Path, ending: str = "") -> None:
 
 
 @contextmanager
+def naming_errors(path: Path) -> Iterator[None]:
+    """Errors of the system inside the block name the path; a write to an open file does not know it.
+
+    Raises:
+        OSError: as inside, with the path where it had none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
     """Binary file that replaces `path` when the block ends; after an error the old file is as it was.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         IsADirectoryError: the path is a folder.
+        OSError: the disk is full, or takes no file for another reason; names the path.
     """
     check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
+        with naming_errors(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,22 +1,32 @@
-"""Every setting of the tokenizer: one tree of frozen dataclasses, three presets, strict YAML.
+"""Every setting of the tokenizer: one tree of frozen dataclasses, and three presets.
 
-What goes in: nothing (`preset("mini")`) or a YAML text that overrides a preset.
-What comes out: a `Config` whose values were checked where it was built.
+What goes in: nothing (`preset("mini")`); `config_file.py` reads YAML. What comes out: a `Config` whose values were checked where it was built.
 Unusual: a value that follows from others (grid shapes, token map) is never a setting; see `grid.py`.
-Settings that are our choice, because the paper does not state them, say so.
+Settings that are our choice, because the paper does not state them, say so. A setting that is newer than weights files
+names, as `before=`, what a file without it means: never the default, which may change.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import json
 import math
-import typing
 from dataclasses import dataclass, field
-from typing import Any
 
-import yaml
+
+class QuantizerKind(str, enum.Enum):
+    """What a token is: the nearest code (vq), the code of the nearest direction (cosine), rounded channels (fsq), or two codes (residual)."""
+
+    VQ = "vq"
+    COSINE = "cosine"
+    FSQ = "fsq"
+    RESIDUAL = "residual"
+
+
+class Estimator(str, enum.Enum):
+    """How a gradient passes the choice of a code: unchanged, or turned and scaled as latent to code is (the rotation trick)."""
+
+    STRAIGHT_THROUGH = "straight_through"
+    ROTATION = "rotation"
 
 
 class CodebookUpdate(str, enum.Enum):
@@ -31,6 +41,10 @@ class Reduction(str, enum.Enum):
 
     SUM = "sum"
     MEAN = "mean"
+
+
+MOST_VOXELS, MOST_BLOCKS, MOST_CHANNELS, MOST_SAMPLES = 16_384, 256, 65_536, 65_536
+"""Far beyond any model: settings also come from weights files, and a damaged or forged one must not take all memory or time."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -63,6 +77,8 @@ class GridConfig:
             _require(size > 0 and high > low, f"grid.{axis}: expected min < max and a voxel above 0, "
                      f"got min {low}, max {high}, voxel {size}; set grid.{axis}_min_m, grid.{axis}_max_m, grid.voxel_{axis}_m")
             cells = (high - low) / size
+            _require(cells < MOST_VOXELS + 0.5, f"grid.{axis}: expected at most {MOST_VOXELS} voxels, got {cells:.0f}; set grid.voxel_{axis}_m "
+                     "to a larger size")
             _require(abs(cells - round(cells)) < 1e-6, f"grid.{axis}: the region of {high - low} m is not a whole number "
                      f"of voxels of {size} m; set grid.voxel_{axis}_m to a divisor")
         _require(self.patch_voxels >= 1 and self.feature_cells_per_patch >= 1,
@@ -104,14 +120,24 @@ class SwinConfig:
             _require(dim % heads == 0, f"swin: {dim} channels do not divide over {heads} heads; change swin.dims or swin.heads")
             _require(dim % 4 == 0, f"swin: sin-cos positions need a multiple of 4 channels, got {dim}; change swin.dims")
         _require(self.window >= 2, f"swin.window: expected at least 2, got {self.window}")
+        depths, sizes = (*self.encoder_depths, *self.decoder_depths), (*self.dims, *self.heads)
+        _require(all(0 <= depth <= MOST_BLOCKS for depth in depths), f"swin: expected depths of 0 to {MOST_BLOCKS}, got {depths}; change "
+                 "swin.encoder_depths or swin.decoder_depths")
+        _require(all(1 <= size <= MOST_CHANNELS for size in sizes), f"swin: expected dims and heads of 1 to {MOST_CHANNELS}, got {sizes}")
 
 
 @dataclass(frozen=True)
 class QuantizerConfig:
-    """Vector quantiser. Source: section 4.1; the dead-code rule of the paper's appendix."""
+    """Quantiser. Source: section 4.1; the dead-code rule of the paper's appendix. The other kinds and estimators are not in the paper."""
 
+    kind: QuantizerKind = field(default=QuantizerKind.VQ, metadata={"before": "vq"})
+    levels: tuple[int, ...] = field(default=(), metadata={"before": []})
+    """Values of each channel (fsq), or codes of the coarse and of the fine codebook (residual); empty for vq and cosine."""
+    estimator: Estimator = field(default=Estimator.STRAIGHT_THROUGH, metadata={"before": "straight_through"})
     codebook_size: int = 1024
+    """Different tokens; with `levels` their product."""
     codebook_dim: int = 1024
+    """Channels of a code; for fsq one a level."""
     update: CodebookUpdate = CodebookUpdate.EMA
     decay: float = 0.99
     laplace_eps: float = 1e-5
@@ -124,6 +150,8 @@ class QuantizerConfig:
     dead_after_steps: int = 256
     dead_share: float = 0.03
     reinit_interval_steps: int = 200
+    kmeans_bank: bool = field(default=True, metadata={"before": True})
+    """Keep a bank of latents, from which K-Means sets the codebook at a late start and when too many codes are dead."""
     bank_size_factor: int = 10
     bank_occupied_share: float = 0.5
     """Our choice: most cells of a scan are blank, so half of the bank is drawn from cells that hold points."""
@@ -134,6 +162,26 @@ class QuantizerConfig:
                  f"not valid), got {self.codebook_size}")
         _require(0.0 < self.decay < 1.0, f"quantizer.decay: expected a value between 0 and 1, got {self.decay}")
         _require(0.0 <= self.bank_occupied_share <= 1.0, f"quantizer.bank_occupied_share: expected 0 to 1, got {self.bank_occupied_share}")
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        levels, kind = list(self.levels), self.kind.value
+        if self.kind in (QuantizerKind.VQ, QuantizerKind.COSINE):
+            _require(not levels, f"quantizer.levels: kind {kind} has none, got {levels}; leave it empty or set quantizer.kind to fsq or residual")
+            return
+        least = 3 if self.kind is QuantizerKind.FSQ else 2  # two values of a channel would lie on one side of 0
+        _require(all(level >= least for level in levels), f"quantizer.levels: kind {kind} needs at least {least} each, got {levels}")
+        product = math.prod(levels)
+        _require(product == self.codebook_size, f"quantizer.codebook_size: levels {levels} make {product} tokens, got {self.codebook_size}; "
+                 f"set quantizer.codebook_size to {product}")
+        if self.kind is QuantizerKind.RESIDUAL:
+            _require(len(levels) == 2, f"quantizer.levels: kind residual needs two codebooks, such as [256, 128], got {levels}")
+            return
+        _require(len(levels) == self.codebook_dim, f"quantizer.codebook_dim: kind fsq has one channel a level, levels are {levels}, "
+                 f"got {self.codebook_dim}; set quantizer.codebook_dim to {len(levels)}")
+        _require(self.estimator is Estimator.STRAIGHT_THROUGH and self.update is CodebookUpdate.EMA,
+                 f"quantizer: kind fsq rounds and has no codebook to turn to or to learn; leave quantizer.estimator and quantizer.update out, "
+                 f"got {self.estimator.value} and {self.update.value}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +198,8 @@ class FeatureGridConfig:
 class SpatialSkipConfig:
     """Spatial-skip branch. Source: figures 6 and 8; the threshold is not stated in the paper."""
 
+    enabled: bool = field(default=True, metadata={"before": True})
+    """Off: rays are sampled everywhere inside the region, in training and when deployed; the branch is trained all the same."""
     pool_voxels: int = 8
     """Voxels per side that are max-pooled in x and y (1 in z)."""
     bias: float = -5.0
@@ -172,8 +222,8 @@ class RenderingConfig:
     """A ray whose opacity (sum of weights) is below this met nothing: its depth is NaN."""
 
     def __post_init__(self) -> None:
-        _require(self.step_m > 0 and self.max_samples >= 1, f"rendering: expected step_m above 0 and max_samples of at least 1, "
-                 f"got {self.step_m} and {self.max_samples}")
+        _require(self.step_m > 0 and 1 <= self.max_samples <= MOST_SAMPLES, f"rendering: expected step_m above 0 and max_samples of 1 to "
+                 f"{MOST_SAMPLES}, got {self.step_m} and {self.max_samples}")
 
 
 @dataclass(frozen=True)
@@ -240,6 +290,12 @@ class Config:
             tokens = round(side / getattr(self.grid, f"voxel_{axis}_m")) // (2 * patch)
             _require(tokens % self.swin.window == 0, f"grid.{axis}: {tokens} tokens do not divide into windows of {self.swin.window}; "
                      "change the region or swin.window")
+        if not self.spatial_skip.enabled:
+            g = self.grid
+            longest_m = math.dist((g.x_min_m, g.y_min_m, g.z_min_m), (g.x_max_m, g.y_max_m, g.z_max_m))
+            needed = math.ceil(longest_m / self.rendering.step_m)
+            _require(self.rendering.max_samples >= needed, f"rendering.max_samples: without the spatial skip a ray of {longest_m:.1f} m through the "
+                     f"region takes {needed} samples, got {self.rendering.max_samples}; set rendering.max_samples to {needed}")
 
 
 def _mini() -> Config:
@@ -279,90 +335,6 @@ def preset(name: str) -> Config:
     Raises:
         ValueError: unknown name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(sorted(PRESETS))}, got {name!r}")
     return PRESETS[name]()
-
-
-def config_from_yaml(text: str) -> Config:
-    """Settings from YAML text: a key `preset` (default `paper`) and the values that differ from it.
-
-    Raises:
-        ValueError: the text is no mapping, names an unknown key at any depth, or holds a value of another type.
-    """
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"config: expected YAML, got {error}") from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ValueError(f"config: expected a mapping of sections, got {type(tree).__name__}")
-    base = preset(tree.pop("preset", "paper"))
-    return typing.cast("Config", _override(base, tree, path=""))
-
-
-def config_from_dict(tree: dict[str, Any]) -> Config:
-    """Settings from a complete dictionary, as written by `dict_from_config`; every key must be there.
-
-    Raises:
-        ValueError: a key is missing or unknown, or a value has another type.
-    """
-    missing = set(_flatten(dict_from_config(Config()))) - set(_flatten(tree))
-    if missing:
-        raise ValueError(f"config: missing keys {sorted(missing)}; the file was written by another version")
-    return typing.cast("Config", _override(Config(), tree, path=""))
-
-
-def dict_from_config(config: Config) -> dict[str, Any]:
-    """Plain dictionary of all settings, ready for JSON or YAML."""
-    return typing.cast("dict[str, Any]", json.loads(json.dumps(dataclasses.asdict(config))))
-
-
-def _flatten(tree: dict[str, Any], path: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in tree.items():
-        keys += _flatten(value, f"{path}{key}.") if isinstance(value, dict) else [f"{path}{key}"]
-    return keys
-
-
-def _override(base: Any, tree: dict[str, Any], path: str) -> Any:
-    known = {f.name: f for f in dataclasses.fields(base)}
-    types = typing.get_type_hints(type(base))
-    changes: dict[str, Any] = {}
-    for key, value in tree.items():
-        here = f"{path}{key}"
-        if key not in known:
-            raise ValueError(f"config: unknown key {here!r}; known keys here: {', '.join(known)}")
-        current = getattr(base, key)
-        if dataclasses.is_dataclass(current):
-            if not isinstance(value, dict):
-                raise ValueError(f"config: {here}: expected a section (mapping), got {value!r}")
-            changes[key] = _override(current, value, f"{here}.")
-        else:
-            changes[key] = _checked(types[key], value, here)
-    return dataclasses.replace(base, **changes)
-
-
-def _checked(kind: Any, value: Any, path: str) -> Any:
-    refusal = ValueError(f"config: {path}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
-    if typing.get_origin(kind) is tuple:
-        members = typing.get_args(kind)
-        if not isinstance(value, (list, tuple)) or len(value) != len(members):
-            raise refusal
-        return tuple(_checked(member, item, path) for member, item in zip(members, value, strict=True))
-    if issubclass(kind, enum.Enum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise ValueError(f"config: {path}: expected one of {', '.join(m.value for m in kind)}, got {value!r}") from None
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise refusal
-        return value
-    if isinstance(value, bool):
-        raise refusal
-    if kind is float and isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
-    if kind in (int, str) and isinstance(value, kind):
-        return value
-    raise refusal

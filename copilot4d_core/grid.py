@@ -113,6 +113,19 @@ class Grid:
         cell = np.clip(cell, 0, np.array([columns - 1, rows - 1, layers - 1], dtype=np.int32))
         return np.ascontiguousarray(cell[:, [1, 0, 2]])
 
+    def occupied_tokens(self, points: FloatArray) -> BoolArray:
+        """Which token cells hold at least one point.
+
+        Args:
+            points: (N, 3 or more) float32, metres; points outside the region are left out.
+        Returns:
+            (H, W) bool.
+        """
+        occupied = np.zeros(self.tokens_HW, dtype=bool)
+        row, column, _ = self.voxel_index(points[self.inside(points)]).T // (2 * self.config.grid.patch_voxels)
+        occupied[row, column] = True
+        return occupied
+
     def occupancy(self, points: FloatArray) -> BoolArray:
         """Which voxels hold at least one point (the ground truth of the skip branch).
 

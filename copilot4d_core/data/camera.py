@@ -16,15 +16,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from copilot4d_core.data.rotation import Doubles, rotation_from_quaternion
 from copilot4d_core.data.scan import Rays
 from copilot4d_core.grid import FloatArray
 
-Doubles = npt.NDArray[np.float64]
-
 ORTHONORMAL_WITHIN = 1e-5
 """Rounding of a rotation in single precision."""
-UNIT_WITHIN = 1e-3
-"""Rounding of a quaternion that was typed with four digits; it is divided by its length."""
 
 OPTICAL_IN_FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 """Columns: the axes of the optical frame (right, down, forward) of a camera that looks along +x with +z up."""
@@ -84,14 +81,10 @@ def camera_pose_from_quaternion(position_m: Sequence[float], quaternion_xyzw: Se
     Raises:
         ValueError: not 4 numbers of length 1, or the position has not 3 finite ones.
     """
-    q = np.asarray(quaternion_xyzw, dtype=np.float64)
-    length = float(np.linalg.norm(q)) if q.shape == (4,) else math.nan
-    if not abs(length - 1) <= UNIT_WITHIN:
-        raise ValueError(f"camera pose: expected a quaternion x, y, z, w of length 1, got {q.tolist()} of length {length:g}")
-    x, y, z, w = q / length
-    rotation = np.array([[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                         [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                         [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]])
+    try:
+        rotation = rotation_from_quaternion(quaternion_xyzw)
+    except ValueError as error:
+        raise ValueError(f"camera pose: {error}") from error
     return CameraPose(np.asarray(position_m, dtype=np.float64), rotation)
 
 

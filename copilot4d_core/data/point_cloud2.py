@@ -20,6 +20,8 @@ DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "
 """NumPy type of each `sensor_msgs/PointField` datatype number."""
 FLOAT32 = 7
 INTENSITY_NAMES = ("intensity", "i", "reflectivity", "signal")
+LARGEST_POINT_STEP = 2**31 - 1
+"""No NumPy type is larger."""
 
 
 class Field(Protocol):
@@ -63,6 +65,13 @@ class CloudLayout(NamedTuple):
     """One point with its padding: fields x, y, z and, where the message has one, intensity."""
     has_intensity: bool
 
+    @property
+    def text(self) -> str:
+        """The layout in one line, such as `x f4@0, y f4@4, z f4@8, step 16, little-endian`."""
+        fields, step, is_bigendian = self.fingerprint
+        listed = [f"{name} {DATATYPES.get(datatype, datatype)}@{offset}" for name, offset, datatype, _ in fields]
+        return ", ".join([*listed, f"step {step}", "big-endian" if is_bigendian else "little-endian"])
+
 
 def _fingerprint(message: CloudMessage) -> tuple[Any, ...]:
     fields = tuple((f.name, f.offset, f.datatype, f.count) for f in message.fields)
@@ -76,11 +85,13 @@ def layout_from_message(message: CloudMessage, known: CloudLayout | None = None)
         message: a PointCloud2.
         known: layout of an earlier message of this publisher; returned as it is when it still fits.
     Raises:
-        ValueError: x, y or z is missing, not float32 or float64, an array, or beyond the point; names the field.
+        ValueError: point_step is too large, or x, y or z is missing, not float32 or float64, an array, or beyond the point; names the field.
     """
     fingerprint = _fingerprint(message)
     if known is not None and known.fingerprint == fingerprint:
         return known
+    if message.point_step > LARGEST_POINT_STEP:
+        raise ValueError(f"PointCloud2: expected a point_step of at most {LARGEST_POINT_STEP}, got {message.point_step}")
     fields = {f.name: f for f in message.fields}
     missing = [name for name in "xyz" if name not in fields]
     if missing:
@@ -115,6 +126,18 @@ def _checked(name: str, field: Field, point_step: int) -> str:
         raise ValueError(f"PointCloud2: field {field.name}: bytes {field.offset} to {field.offset + size} "
                          f"lie beyond point_step {point_step}")
     return kind
+
+
+def layout_notes(message: CloudMessage) -> list[str]:
+    """What a publisher does otherwise than most, and how it is read: for its users to know, once."""
+    notes = []
+    if message.is_bigendian:
+        notes.append("is_bigendian is true: every value is swapped")
+    if message.row_step == 0 and message.width:
+        notes.append("row_step is 0: read as width * point_step")
+    if len(message.data) > message.height * (message.row_step or message.width * message.point_step):
+        notes.append("data is longer than height * row_step: the rest is not read")
+    return notes
 
 
 def _rows(message: CloudMessage) -> tuple[npt.NDArray[np.uint8], int]:

@@ -5,13 +5,15 @@ What goes in: points in the sensor's frame. What comes out: origins, unit direct
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from copilot4d_core.data.scan import Rays, Scan
-from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
-__all__ = ["Rays", "empty_rays", "rays_from_points"]
+__all__ = ["Rays", "empty_rays", "grown", "rays_from_points"]
 
 PATTERN_ROWS = (128, 64, 32, 16)
 PATTERN_COLUMNS = 1024
@@ -22,13 +24,16 @@ NEAR_M = 5.0
 ROW_SHARE = 0.05
 """Share of the columns in which a row must have returns to count as a row of the sensor."""
 
+BESIDE_DEG = 0.35
+"""Beams of a given sensor so near to a return are not called empty, however fine its columns are: one column of `PATTERN_COLUMNS`."""
+
 
 def rays_from_points(points_m: FloatArray, origin_m: FloatArray) -> tuple[Rays, FloatArray]:
     """Rays from the sensor to its returns.
 
     Args:
         points_m: (R, 3) float32, metres, finite.
-        origin_m: (3,) float32, metres: where every ray starts.
+        origin_m: (3,) float32, metres: where every ray starts, or (R, 3): where each does.
     Returns:
         The rays, and their distances (R,) float32, metres. No points: no rays.
     Raises:
@@ -38,53 +43,67 @@ def rays_from_points(points_m: FloatArray, origin_m: FloatArray) -> tuple[Rays, 
     offset = points_m.astype(np.float64) - origin_m
     distance = np.sqrt(np.einsum("ri,ri->r", offset, offset))
     broken = ~((distance > 0) & np.isfinite(distance))
+    origins = np.broadcast_to(origin_m.astype(np.float32), points_m.shape)
     if broken.any():
         first = int(np.argmax(broken))
-        raise ValueError(f"rays: expected finite points away from the origin {origin_m.tolist()}, point {first} is "
+        raise ValueError(f"rays: expected finite points away from the origin {origins[first].tolist()}, point {first} is "
                          f"{points_m[first].tolist()}; drop such points first")
     directions = (offset / distance[:, None]).astype(np.float32)
-    origins = np.broadcast_to(origin_m.astype(np.float32), directions.shape)
     return Rays(np.ascontiguousarray(origins), directions), distance.astype(np.float32)
 
 
-def empty_rays(scan: Scan, grid: Grid) -> Rays:
+def empty_rays(scan: Scan, grid: Grid, pattern: BeamPattern | None = None) -> Rays:
     """Beams that met nothing inside the region: they teach a model where the air is.
 
-    Two kinds: beams whose return lies outside the region, and beams above the horizon in the sensor's own pattern
-    (fitted to the scan) with no return in their 3x3 neighbourhood.
+    Two kinds: beams whose return lies outside the region, and beams above the horizon in each sensor's own pattern
+    (fitted to what it saw) with no return of any sensor in their 3x3 neighbourhood.
 
     Args:
-        scan: points in the sensor's frame, whose origin lies inside the region.
+        scan: points in the sensor's frame, whose origins lie inside the region.
         grid: the region.
+        pattern: of the beams of each sensor; None fits an even one to what it saw.
     Returns:
         The beams in no useful order; none where the scan is too thin to tell a pattern.
     Raises:
-        ValueError: the origin lies outside the region, where a return in front of the region hides it.
+        ValueError: an origin lies outside the region, where a return in front of the region hides it.
     """
-    if not grid.inside(scan.origin_m[None]).all():
+    if not grid.inside(scan.origins_m).all():
         raise ValueError(f"empty rays: expected an origin inside the region {grid.minimum_m.tolist()} to "
-                         f"{grid.maximum_m.tolist()}, got {scan.origin_m.tolist()}")
-    beyond, _ = rays_from_points(scan.points_m[~grid.inside(scan.points_m)], scan.origin_m)
-    sky = _sky_rays(scan)
-    return Rays(np.concatenate([beyond.origins_m, sky.origins_m]), np.concatenate([beyond.directions, sky.directions]))
+                         f"{grid.maximum_m.tolist()}, got {scan.origins_m.tolist()}")
+    outside = ~grid.inside(scan.points_m)
+    beyond, _ = rays_from_points(scan.points_m[outside], scan.point_origins_m[outside])
+    kinds = [beyond, *(_sky_rays(pattern, scan.points_of(number), scan.points_m, origin_m) for number, origin_m in enumerate(scan.origins_m))]
+    return Rays(np.concatenate([rays.origins_m for rays in kinds]), np.concatenate([rays.directions for rays in kinds]))
 
 
-def _sky_rays(scan: Scan) -> Rays:
+def _sky_rays(pattern: BeamPattern | None, own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Rays:
+    return _fitted_sky_rays(own_m, all_m, origin_m) if pattern is None else _sky_rays_of(pattern, own_m, all_m, origin_m)
+
+
+def _fitted_sky_rays(own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Rays:
     # Beams start up to 0.2 m apart in a real sensor, so near returns appear at elevations where no beam looks.
-    _, distance_m = rays_from_points(scan.points_m, scan.origin_m)
-    far_m = scan.points_m[distance_m > NEAR_M]
-    pattern = _sensor_pattern(far_m, scan.origin_m)
+    _, distance_m = rays_from_points(own_m, origin_m)
+    far_m = own_m[distance_m > NEAR_M]
+    pattern = _sensor_pattern(far_m, origin_m)
     if pattern is None:
         return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
-    rays = pattern.rays(scan.origin_m)
-    looks = _rows_that_look(_hits(pattern, far_m, scan.origin_m))
-    hit = _hits(pattern, scan.points_m, scan.origin_m)
+    rays = pattern.rays(origin_m)
+    looks = _rows_that_look(_hits(pattern, far_m, origin_m))
+    hit = _hits(pattern, all_m, origin_m)
     # Below the horizon a beam without return met a black or wet surface more often than air.
-    sky = ~_grown(hit) & looks & (rays.directions[:, 2] > 0).reshape(hit.shape)
+    sky = ~grown(hit) & looks & (rays.directions[:, 2] > 0).reshape(hit.shape)
     return Rays(rays.origins_m[sky.ravel()], rays.directions[sky.ravel()])
 
 
-def _hits(pattern: SphericalPattern, points_m: FloatArray, origin_m: FloatArray) -> BoolArray:
+def _sky_rays_of(pattern: BeamPattern, own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Rays:
+    rays = pattern.rays(origin_m)
+    looks = (rays.directions[:, 2] > 0) & np.tile(_hits(pattern, own_m, origin_m).any(axis=0), pattern.rows)
+    sky = looks & ~grown(_hits(pattern, all_m, origin_m), math.ceil(BESIDE_DEG * pattern.columns / 360)).ravel()
+    # What is nearer than the sensor's least range may be there all the same.
+    return Rays(rays.origins_m[sky] + np.float32(pattern.min_range_m) * rays.directions[sky], rays.directions[sky])
+
+
+def _hits(pattern: SphericalPattern | BeamPattern, points_m: FloatArray, origin_m: FloatArray) -> BoolArray:
     return np.asarray(np.isfinite(pattern.range_image(points_m, origin_m)))
 
 
@@ -95,13 +114,15 @@ def _rows_that_look(hit: BoolArray) -> BoolArray:
     return np.asarray(rows[:, None] & columns[None, :])
 
 
-def _grown(hit: BoolArray) -> BoolArray:
-    """Pixels with a hit among their eight neighbours and themselves; columns wrap round."""
-    wide = hit | np.roll(hit, 1, axis=1) | np.roll(hit, -1, axis=1)
-    grown = wide.copy()
-    grown[1:] |= wide[:-1]
-    grown[:-1] |= wide[1:]
-    return np.asarray(grown)
+def grown(hit: BoolArray, columns: int = 1) -> BoolArray:
+    """Pixels (rows, columns) with a hit in their row or those beside it, at most so many columns away; columns wrap round."""
+    wide = hit.copy()
+    for step in range(1, columns + 1):
+        wide |= np.roll(hit, step, axis=1) | np.roll(hit, -step, axis=1)
+    tall = wide.copy()
+    tall[1:] |= wide[:-1]
+    tall[:-1] |= wide[1:]
+    return np.asarray(tall)
 
 
 def _sensor_pattern(points_m: FloatArray, origin_m: FloatArray) -> SphericalPattern | None:

@@ -2,6 +2,7 @@
 
 What goes in: raw coordinates as a reader found them. What comes out: a `Scan` with finite points only.
 Unusual: points at exactly (0, 0, 0) mean "no return" in many drivers; they are dropped and counted, never kept.
+A scan of several sensors (Argoverse 2) knows where the ray of each point starts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NONSENSE_SHARE = 0.01
 
 
 class Scan(NamedTuple):
-    """One sweep of a LiDAR in the frame of its sensor."""
+    """One sweep of a LiDAR in the frame of its sensor, or of several in the frame of the first."""
 
     name: str
     """File stem, or "topic#index"."""
@@ -35,12 +36,32 @@ class Scan(NamedTuple):
     """(N, 3) float32, metres, finite, never (0, 0, 0)."""
     intensity: FloatArray | None
     """(N,) float32 in the scale of the source; None when the source has none."""
-    origin_m: FloatArray
-    """(3,) float32: where the rays start."""
+    origins_m: FloatArray
+    """(S, 3) float32, metres: where the rays of each sensor start; nearly always one."""
     dropped: int
     """Points of the source that are not kept."""
     raw_bytes: int
     """Bytes of the message data or of the file's points."""
+    sensor: npt.NDArray[np.uint8] | None = None
+    """(N,) uint8: from which of the origins each point was seen; None: all from the first."""
+
+    @property
+    def origin_m(self) -> FloatArray:
+        """(3,) float32, metres: the first sensor, from where pictures are made."""
+        return np.asarray(self.origins_m[0])
+
+    @property
+    def point_origins_m(self) -> FloatArray:
+        """(N, 3) float32, metres: where the ray of each point starts."""
+        if self.sensor is None:
+            return np.asarray(np.broadcast_to(self.origins_m[0], self.points_m.shape))
+        return np.asarray(self.origins_m[self.sensor])
+
+    def points_of(self, sensor: int) -> FloatArray:
+        """(M, 3) float32, metres: the points that one of the sensors saw."""
+        if self.sensor is None:
+            return self.points_m if sensor == 0 else self.points_m[:0]
+        return np.asarray(self.points_m[self.sensor == sensor])
 
 
 class Rays(NamedTuple):
@@ -100,7 +121,8 @@ def refuse_nonsense(points_m: FloatArray, name: str) -> None:
 
 
 def scan_from_points(name: str, points_m: FloatArray, intensity: FloatArray | None, *, raw_bytes: int,
-                     stamp_ns: int | None = None, frame_id: str = "", dropped: int = 0, path: Path | None = None) -> Scan:
+                     stamp_ns: int | None = None, frame_id: str = "", dropped: int = 0, path: Path | None = None,
+                     origins_m: FloatArray | None = None, sensor: npt.NDArray[np.uint8] | None = None) -> Scan:
     """Scan of the real returns among points in the sensor's frame.
 
     Args:
@@ -108,6 +130,8 @@ def scan_from_points(name: str, points_m: FloatArray, intensity: FloatArray | No
         intensity: (N,) float32 or None.
         dropped: points that the reader left out before.
         path: the file, to name it in a refusal.
+        origins_m: (S, 3) float32, metres: where the rays of each sensor start; None: one sensor at (0, 0, 0).
+        sensor: (N,) uint8: from which of them each point was seen; None: all from the first.
     Raises:
         ValueError: the coordinates are no LiDAR's.
     """
@@ -116,6 +140,7 @@ def scan_from_points(name: str, points_m: FloatArray, intensity: FloatArray | No
         dropped += int(np.count_nonzero(~kept))
         points_m = points_m[kept]
         intensity = None if intensity is None else intensity[kept]
+        sensor = None if sensor is None else sensor[kept]
     refuse_nonsense(points_m, name if path is None else str(path))
-    return Scan(name, stamp_ns, frame_id, np.ascontiguousarray(points_m, dtype=np.float32), intensity,
-                np.zeros(3, dtype=np.float32), dropped, raw_bytes)
+    origins_m = np.zeros((1, 3), dtype=np.float32) if origins_m is None else origins_m
+    return Scan(name, stamp_ns, frame_id, np.ascontiguousarray(points_m, dtype=np.float32), intensity, origins_m, dropped, raw_bytes, sensor)

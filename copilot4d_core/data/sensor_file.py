@@ -1,25 +1,31 @@
 """Sensor files: one YAML file says where the beams of one LiDAR look.
 
 What goes in: the name of a sensor that comes with the package, such as `hdl64e`, or the path of a file.
-What comes out: a `BeamPattern`.
+What comes out: a `BeamPattern`; and the other way round, a file.
 Unusual: the files lie in the package, as the weights do, so that the core finds them without ROS and without a checkout.
 A file gives either `elevations_deg`, highest first, or `rows`, `elevation_min_deg` and `elevation_max_deg` for even steps.
+It may give `min_range_m`, and for each beam `azimuth_offsets_deg` (how far it looks to the left of its column) and
+`origin_heights_m` (how far above the sensor's origin it leaves the axis).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from copilot4d_core.atomic_file import check_writable, replacing_file
 from copilot4d_core.data.sensors import BeamPattern
+from copilot4d_core.yaml_file import load_yaml, read_yaml_text
 
 PACKAGED_SENSORS = Path(__file__).resolve().parent / "sensors"
 ENDING = ".yaml"
 EVEN_KEYS = ("rows", "elevation_min_deg", "elevation_max_deg")
-KEYS = ("name", "source", "columns", "max_range_m", "elevations_deg", *EVEN_KEYS)
+BEAM_KEYS = ("azimuth_offsets_deg", "origin_heights_m")
+KEYS = ("name", "source", "columns", "min_range_m", "max_range_m", "elevations_deg", *EVEN_KEYS, *BEAM_KEYS)
 LARGEST_NUMBER = 1e6
 """No angle, count or range of a sensor comes near; it keeps out NaN and infinity, too."""
 
@@ -56,24 +62,37 @@ def read_sensor_file(path: Path) -> BeamPattern:
     tree = _mapping(path)
     name, source = _text(tree, "name", path), _text(tree, "source", path)
     columns, max_range_m = _whole(tree, "columns", path), _number(_value(tree, "max_range_m", path), "max_range_m", path)
+    min_range_m = _number(tree.get("min_range_m", 0.0), "min_range_m", path)
     elevations_deg = _elevations_deg(tree, path)
+    offsets_deg, heights_m = (_numbers(tree, key, path) if key in tree else () for key in BEAM_KEYS)
     try:
-        return BeamPattern(name, source, elevations_deg, columns, max_range_m)
+        return BeamPattern(name, source, elevations_deg, columns, max_range_m, min_range_m, offsets_deg, heights_m)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
+def write_sensor_file(pattern: BeamPattern, path: Path) -> None:
+    """Write a sensor file; an existing file is replaced at once or left as it was. Optional keys without a value are left out.
+
+    Raises:
+        ValueError: the path does not end in `.yaml`.
+        FileNotFoundError: the folder does not exist.
+    """
+    check_writable(path, ENDING)
+    tree = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(pattern).items()
+            if key not in BEAM_KEYS or value}
+    with replacing_file(path) as file:
+        file.write(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True).encode())
+
+
 def _mapping(path: Path) -> dict[Any, Any]:
+    text = read_yaml_text(path)
     try:
-        # safe_load would keep the last of two equal keys and lose the first.
-        text = path.read_text(encoding="utf-8")
-        node, tree = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: expected YAML, got {error}") from error
-    if not isinstance(tree, dict) or not isinstance(node, yaml.MappingNode):
+        tree = load_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(tree, dict):
         raise ValueError(f"{path}: expected a mapping with the keys {', '.join(KEYS)}, got {type(tree).__name__}")
-    if len(node.value) > len(tree):
-        raise ValueError(f"{path}: expected every key once, got {', '.join(str(key.value) for key, _ in node.value)}")
     unknown = [key for key in tree if key not in KEYS]
     if unknown:
         raise ValueError(f"{path}: unknown key {unknown[0]!r}; known keys: {', '.join(KEYS)}")
@@ -85,15 +104,19 @@ def _elevations_deg(tree: dict[Any, Any], path: Path) -> tuple[float, ...]:
     if ("elevations_deg" in tree) == bool(even):
         raise ValueError(f"{path}: expected either elevations_deg or {', '.join(EVEN_KEYS)}, got {'both' if even else 'neither'}")
     if not even:
-        given = tree["elevations_deg"]
-        if not isinstance(given, list):
-            raise ValueError(f"{path}: elevations_deg: expected a list of degrees, highest beam first, got {given!r}")
-        return tuple(_number(value, f"elevations_deg[{row}]", path) for row, value in enumerate(given))
+        return _numbers(tree, "elevations_deg", path)
     rows = _whole(tree, "rows", path)
     low, high = (_number(_value(tree, key, path), key, path) for key in EVEN_KEYS[1:])
     if rows < 2 or not low < high:
         raise ValueError(f"{path}: expected rows of at least 2 and elevation_min_deg < elevation_max_deg, got {rows}, {low} and {high}")
     return tuple(float(elevation) for elevation in np.linspace(high, low, rows))
+
+
+def _numbers(tree: dict[Any, Any], key: str, path: Path) -> tuple[float, ...]:
+    given = tree[key]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{path}: {key}: expected a list of numbers, highest beam first, got {given!r}")
+    return tuple(_number(value, f"{key}[{row}]", path) for row, value in enumerate(given))
 
 
 def _value(tree: dict[Any, Any], key: str, path: Path) -> Any:

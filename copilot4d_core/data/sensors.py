@@ -21,6 +21,8 @@ from copilot4d_core.grid import BoolArray, FloatArray
 
 STRAY_PERCENT = 0.1
 """Share of the points at each end that does not widen a fitted pattern: single stray returns."""
+LARGEST_HEIGHT_M = 0.5
+"""No sensor is taller: beams that start farther apart are those of two sensors."""
 
 
 class RayPattern(Protocol):
@@ -88,13 +90,8 @@ class SphericalPattern:
             Flat pixel number (row * columns + column) and distance (metres) of the points inside the pattern, and which
             of the N points those are (N,) bool. Points at the origin or beyond the first or last row are outside.
         """
-        offset = points_m - origin_m
-        x, y, z = offset[:, 0], offset[:, 1], offset[:, 2]
-        flat = np.hypot(x, y)
-        elevation = np.arctan2(z, flat)
+        elevation, column, distance = _seen_from(points_m, origin_m, self.columns)
         row = np.rint((np.deg2rad(self.elevation_max_deg) - elevation) / self.elevation_step_rad).astype(np.intp)
-        column = np.rint((np.pi - np.arctan2(y, x)) * (self.columns / (2 * np.pi))).astype(np.intp) % self.columns
-        distance = np.hypot(flat, z)
         inside = (row >= 0) & (row < self.rows) & (distance > 0)
         return (row * self.columns + column)[inside], distance[inside], inside
 
@@ -108,10 +105,7 @@ class SphericalPattern:
             (rows, columns) float32, metres; NaN where no point falls.
         """
         pixel, distance, _ = self.pixels(points_m, origin_m)
-        image = np.full(self.rows * self.columns, np.inf, dtype=np.float32)
-        np.minimum.at(image, pixel, distance)
-        image[np.isinf(image)] = np.nan
-        return image.reshape(self.rows, self.columns)
+        return _nearest(pixel, distance, self.rows, self.columns)
 
     @staticmethod
     def fit(points_m: FloatArray, origin_m: FloatArray, rows: int = 64, columns: int = 1024) -> SphericalPattern:
@@ -144,6 +138,12 @@ class BeamPattern:
     columns: int
     max_range_m: float
     """Range that the maker states, of a bright target."""
+    min_range_m: float = 0.0
+    """The sensor gives no return from nearer than this."""
+    azimuth_offsets_deg: tuple[float, ...] = ()
+    """How far each beam looks to the left of its column; empty: not at all."""
+    origin_heights_m: tuple[float, ...] = ()
+    """Height above the sensor's origin at which each beam leaves the axis; empty: none. Lasers sit above each other."""
 
     def __post_init__(self) -> None:
         if not self.name or not self.source:
@@ -158,6 +158,14 @@ class BeamPattern:
                                  f"got {upper} in row {row} before {lower}")
         if not (self.max_range_m > 0 and math.isfinite(self.max_range_m)):
             raise ValueError(f"sensor pattern: expected max_range_m above 0, got {self.max_range_m}")
+        if not 0 <= self.min_range_m < self.max_range_m:
+            raise ValueError(f"sensor pattern: expected 0 <= min_range_m < max_range_m, got {self.min_range_m} and {self.max_range_m}")
+        for key, limit in (("azimuth_offsets_deg", 180.0), ("origin_heights_m", LARGEST_HEIGHT_M)):
+            values = getattr(self, key)
+            if values and len(values) != self.rows:
+                raise ValueError(f"sensor pattern: expected one of {key} for each of {self.rows} beams, got {len(values)}")
+            if not all(abs(value) <= limit for value in values):
+                raise ValueError(f"sensor pattern: expected {key} between {-limit:g} and {limit:g}, got {values}")
 
     @property
     def rows(self) -> int:
@@ -172,13 +180,97 @@ class BeamPattern:
         Returns:
             rows * columns rays.
         """
-        return _rays_of_a_turn(np.array(self.elevations_deg, dtype=np.float64), self.columns, origin_m)
+        return _rays_of_a_turn(np.array(self.elevations_deg, dtype=np.float64), self.columns, origin_m, self._offsets_rad(), self._heights_m())
+
+    def range_image(self, points_m: FloatArray, origin_m: FloatArray) -> FloatArray:
+        """Distance of the nearest point in each pixel, from where its beam starts.
+
+        A beam has the points up to half-way to the beams beside it; points nearer than the least range are left out.
+
+        Args:
+            points_m: (N, 3) float32, metres, finite.
+            origin_m: (3,) float32, metres.
+        Returns:
+            (rows, columns) float32, metres; NaN where no point falls.
+        """
+        pixel, distance_m, inside = self.pixels(points_m, origin_m)
+        return _nearest(pixel[inside], distance_m[inside], self.rows, self.columns)
+
+    def pixels(self, points_m: FloatArray, origin_m: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray, BoolArray]:
+        """Pixel and distance of each point.
+
+        Args:
+            points_m: (N, 3) float32, metres, finite.
+            origin_m: (3,) float32, metres.
+        Returns:
+            Flat pixel number (row * columns + column) and distance from where the beam starts (metres), (N,) each, and which of
+            the points belong to a beam at all, (N,) bool; of the others, pixel and distance mean nothing.
+        """
+        offset = points_m - origin_m
+        flat, z = np.hypot(offset[:, 0], offset[:, 1]), offset[:, 2]
+        row, inside = self._rows_of(flat, z)
+        turn = np.pi - np.arctan2(offset[:, 1], offset[:, 0]) + self._offsets_rad()[row]
+        column = np.rint(turn * (self.columns / (2 * np.pi))).astype(np.intp) % self.columns
+        distance_m = np.hypot(flat, z - self._heights_m()[row].astype(z.dtype))
+        return row * self.columns + column, distance_m, inside & (distance_m > 0) & (distance_m >= self.min_range_m)
+
+    def _rows_of(self, flat_m: FloatArray, z_m: FloatArray) -> tuple[npt.NDArray[np.intp], BoolArray]:
+        """The beam of each point, and whether the point is near enough to it."""
+        beams = np.array(self.elevations_deg, dtype=np.float64)
+        middle = (beams[:-1] + beams[1:]) / 2
+        edges = np.concatenate([[2 * beams[0] - middle[0]], middle, [2 * beams[-1] - middle[-1]]])
+        if not self.origin_heights_m:
+            row = np.searchsorted(-edges, -np.rad2deg(np.arctan2(z_m, flat_m)), side="right") - 1
+            return np.clip(row, 0, self.rows - 1), np.asarray((row >= 0) & (row < self.rows))
+        row = self._nearest_line(flat_m, z_m)
+        elevation_deg = np.rad2deg(np.arctan2(z_m - self._heights_m()[row], flat_m))
+        return row, np.asarray((elevation_deg <= edges[0]) & (elevation_deg > edges[-1]))
+
+    def _nearest_line(self, flat_m: FloatArray, z_m: FloatArray) -> npt.NDArray[np.intp]:
+        # Beams that start at different heights are no fan, so elevations alone do not order the points.
+        best, row = np.full(len(z_m), np.inf, dtype=np.float32), np.zeros(len(z_m), dtype=np.intp)
+        for k, (elevation, height) in enumerate(zip(np.deg2rad(self.elevations_deg), self.origin_heights_m, strict=True)):
+            off = np.abs((z_m - np.float32(height)) * np.float32(np.cos(elevation)) - flat_m * np.float32(np.sin(elevation)))
+            nearer = off < best
+            best[nearer], row[nearer] = off[nearer], k
+        return row
+
+    def _offsets_rad(self) -> npt.NDArray[np.float64]:
+        return np.deg2rad(self.azimuth_offsets_deg) if self.azimuth_offsets_deg else np.zeros(self.rows)
+
+    def _heights_m(self) -> npt.NDArray[np.float64]:
+        return np.array(self.origin_heights_m) if self.origin_heights_m else np.zeros(self.rows)
 
 
-def _rays_of_a_turn(elevations_deg: npt.NDArray[np.float64], columns: int, origin_m: FloatArray) -> Rays:
+SensorPattern = SphericalPattern | BeamPattern
+
+
+def _seen_from(points_m: FloatArray, origin_m: FloatArray, columns: int) -> tuple[FloatArray, npt.NDArray[np.intp], FloatArray]:
+    """Elevation in radians, column and distance in metres of each point."""
+    offset = points_m - origin_m
+    x, y, z = offset[:, 0], offset[:, 1], offset[:, 2]
+    flat = np.hypot(x, y)
+    column = np.rint((np.pi - np.arctan2(y, x)) * (columns / (2 * np.pi))).astype(np.intp) % columns
+    return np.arctan2(z, flat), column, np.hypot(flat, z)
+
+
+def _nearest(pixel: npt.NDArray[np.intp], distance_m: FloatArray, rows: int, columns: int) -> FloatArray:
+    image = np.full(rows * columns, np.inf, dtype=np.float32)
+    np.minimum.at(image, pixel, distance_m)
+    image[np.isinf(image)] = np.nan
+    return image.reshape(rows, columns)
+
+
+def _rays_of_a_turn(elevations_deg: npt.NDArray[np.float64], columns: int, origin_m: FloatArray,
+                    offsets_rad: npt.NDArray[np.float64] | None = None, heights_m: npt.NDArray[np.float64] | None = None) -> Rays:
     elevation = np.deg2rad(elevations_deg)[:, None]
     azimuth = (np.pi - 2 * np.pi / columns * np.arange(columns))[None, :]
+    if offsets_rad is not None:
+        azimuth = azimuth + offsets_rad[:, None]
     up = np.broadcast_to(np.sin(elevation), (len(elevations_deg), columns))
     directions = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), up], axis=-1)
     directions = directions.reshape(-1, 3).astype(np.float32)
-    return Rays(np.tile(origin_m.astype(np.float32), (len(directions), 1)), directions)
+    origins = np.tile(origin_m.astype(np.float32), (len(directions), 1))
+    if heights_m is not None:
+        origins[:, 2] += np.repeat(heights_m, columns).astype(np.float32)
+    return Rays(origins, directions)
