@@ -7,19 +7,18 @@ Unusual: the names and shapes of a model's tensors are listed here, so that a ma
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from copilot4d_core.atomic_file import replacing_file
-from copilot4d_core.config import Config, config_from_dict, dict_from_config
+from copilot4d_core.code_table import codebook_shapes
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import config_from_dict, dict_from_config
 from copilot4d_core.grid import Grid
+from copilot4d_core.tensor_file import read_arrays, write_arrays
 
 FORMAT, FORMAT_VERSION = "copilot4d-weights", 1
 Array = npt.NDArray[Any]
@@ -29,7 +28,7 @@ class Model(NamedTuple):
     """A trained tokenizer as arrays."""
 
     tensors: dict[str, Array]
-    """By the names of the `Tokenizer`'s parameters and its codebook; float32; linear layers as (out, in)."""
+    """By the names of the `Tokenizer`'s parameters and its codebooks; float32; linear layers as (out, in)."""
     config: Config
     model_id: str
     """Preset and the first 12 hexadecimal digits of the file's SHA-256, such as `mini-0123456789ab`."""
@@ -38,25 +37,18 @@ class Model(NamedTuple):
 def write_tensors(path: Path, tensors: Mapping[str, Array], config: Config, **more: Any) -> None:
     """Write named arrays with their settings; `more` (JSON values) goes into the header."""
     entries = {"format": FORMAT, "format_version": FORMAT_VERSION, "config": dict_from_config(config), **more}
-    with replacing_file(path) as file:
-        file.write(save({name: np.ascontiguousarray(array) for name, array in tensors.items()},
-                        {key: json.dumps(value) for key, value in entries.items()}))
+    write_arrays(path, tensors, entries)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and header of a weights file or checkpoint.
 
     Raises:
-        ValueError: the file is missing, is no safetensors file of ours, or has another format version.
+        ValueError: the file is missing, is no safetensors file of ours, was altered, or has another format version.
     """
     if not path.is_file():
         raise ValueError(f"{path}: expected a weights file, there is none; train one with `copilot4d train` or name another")
-    try:
-        with safe_open(path, framework="np") as file:
-            header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path}: expected a safetensors weights file, got: {error}") from error
+    tensors, header = read_arrays(path, "a safetensors weights file")
     if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path}: expected format {FORMAT} version {FORMAT_VERSION}, got {header.get('format')!r} version "
                          f"{header.get('format_version')!r}; train or convert it with this version")
@@ -70,7 +62,7 @@ def read_model(path: Path) -> Model:
         ValueError: no weights file, or tensors that are missing, extra, of another shape or dtype, or not finite.
     """
     tensors, header = read_tensors(path)
-    config = config_from_dict(header["config"])
+    config = stored_config(path, header)
     wanted = tensor_shapes(config)
     wrong = [f"{name}: expected {shape}, got {tensors[name].shape if name in tensors else 'nothing'}"
              for name, shape in wanted.items() if name not in tensors or tensors[name].shape != shape]
@@ -82,6 +74,18 @@ def read_model(path: Path) -> Model:
     if broken:
         raise ValueError(f"{path}: expected finite weights, {broken[0]} holds NaN or infinity; the file is damaged")
     return Model(tensors, config, f"{config.name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}")
+
+
+def stored_config(path: Path, header: Mapping[str, Any]) -> Config:
+    """Settings in the header of a weights file or checkpoint.
+
+    Raises:
+        ValueError: there are none, or they are no settings of this version; the message names the file.
+    """
+    try:
+        return config_from_dict(header.get("config"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def random_model(config: Config, seed: int = 0) -> Model:
@@ -110,7 +114,7 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
         "patch_embedding.weight": (slots, pillar, dims[0]), "patch_embedding.bias": (dims[0],),
         **_norm("encoder.norm", dims[0]), **_norm("encoder.merge_norm", 4 * dims[0]), **_linear("encoder.merge", 4 * dims[0], dims[1]),
         **_norm("pre_quantizer.0", dims[1]), **_linear("pre_quantizer.2", dims[1], code),
-        "quantizer.codebook": (config.quantizer.codebook_size, code),
+        **codebook_shapes(config.quantizer),
         **_linear("decoder.input", code, dims[1]), **_linear("decoder.upsample", dims[1], 4 * dims[1]), **_norm("decoder.upsample_norm", dims[1]),
         **_linear("decoder.upsample_linear", dims[1], dims[0]),
         "feature_grid.readout_weight": (cells, channels, dims[0]), "feature_grid.readout_bias": (cells, channels),

@@ -1,6 +1,6 @@
 """The whole method in one class: points to tokens, tokens to depth along rays.
 
-    points -> voxels -> pillars -> patch map -> SwinEncoder -> latents -> VectorQuantizer -> tokens
+    points -> voxels -> pillars -> patch map -> SwinEncoder -> latents -> Quantizer -> tokens
     tokens -> codes -> SwinDecoder -> features -> SpatialSkipBranch -> mask
                                               \\-> NeuralFeatureGrid, along rays inside the mask -> depth
 
@@ -9,6 +9,8 @@ Source: CoPilot4D (ICLR 2024), section 4.1 and figure 6. One scan at a time; map
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +20,14 @@ from torch import Tensor, nn
 from copilot4d_core.config import Config
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.voxelize import Voxels, voxelize
+from copilot4d_core.model_file import tensor_shapes
 from copilot4d_core.tokenizer.bev_pooling import BEVPillarPooling
+from copilot4d_core.tokenizer.choose_quantizer import choose_quantizer
 from copilot4d_core.tokenizer.neural_feature_grid import NeuralFeatureGrid, RenderedRays
 from copilot4d_core.tokenizer.patch_embedding import SparsePatchEmbedding
+from copilot4d_core.tokenizer.quantizer import Quantized
 from copilot4d_core.tokenizer.spatial_skipping import SpatialSkipBranch
 from copilot4d_core.tokenizer.swin_transformer import SwinDecoder, SwinEncoder
-from copilot4d_core.tokenizer.vector_quantizer import Quantized, VectorQuantizer
 from copilot4d_core.tokenizer.voxel_encoder import VoxelPointNet
 
 
@@ -39,6 +43,9 @@ class Decoded(NamedTuple):
 class Tokenizer(nn.Module):
     """LiDAR tokenizer: `encode_latent`, `quantize`, `decode`, `render`."""
 
+    trunks_in_bf16 = False
+    """Whether the Swin trunks multiply in bfloat16 while training; coordinates, codes, rendering and losses stay float32."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config, self.grid = config, Grid(config)
@@ -50,7 +57,7 @@ class Tokenizer(nn.Module):
         self.patch_embedding = SparsePatchEmbedding(config.bev_pooling.dim, dims[0], patch_voxels, patches)
         self.encoder = SwinEncoder(dims, swin.encoder_depths, swin.heads, swin.window, swin.mlp_ratio, patches)
         self.pre_quantizer = nn.Sequential(nn.LayerNorm(dims[1]), nn.GELU(), nn.Linear(dims[1], config.quantizer.codebook_dim))
-        self.quantizer = VectorQuantizer(config.quantizer, config.training.codebook_start_step, config.training.seed)
+        self.quantizer = choose_quantizer(config)
         self.decoder = SwinDecoder(config.quantizer.codebook_dim, dims, swin.decoder_depths, swin.heads, swin.window, swin.mlp_ratio, patches)
         self.feature_grid = NeuralFeatureGrid(self.grid, dims[0], config.feature_grid)
         self.spatial_skip = SpatialSkipBranch(dims[0], patch_voxels, layers, config.spatial_skip.pool_voxels, config.spatial_skip.bias)
@@ -72,11 +79,13 @@ class Tokenizer(nn.Module):
 
     def encode_latent(self, patch_HWC: Tensor) -> Tensor:
         """Dense half of the encoder: patch map to latents before quantisation, (H, W, codebook_dim) on the token map."""
-        latent_HWD: Tensor = self.pre_quantizer(self.encoder(patch_HWC))
+        with self._trunk_precision():
+            token_HWC = self.encoder(patch_HWC)
+        latent_HWD: Tensor = self.pre_quantizer(token_HWC.float())
         return latent_HWD
 
     def quantize(self, latent_HWD: Tensor, occupied_HW: Tensor) -> tuple[Quantized, Tensor]:
-        """Nearest codes; the quantiser's result and the codes as a map, (H, W, codebook_dim)."""
+        """Chosen codes; the quantiser's result and the codes as a map, (H, W, codebook_dim)."""
         quantized = self.quantizer(latent_HWD.flatten(0, 1), occupied_HW.flatten())
         return quantized, quantized.code_ND.view(latent_HWD.shape)
 
@@ -88,15 +97,22 @@ class Tokenizer(nn.Module):
 
     def look_up(self, token_HW: Tensor) -> Tensor:
         """Code vectors of a token grid, (H, W, codebook_dim)."""
-        return self.quantizer.codebook[token_HW]
+        return self.quantizer.look_up(token_HW)
 
     def decode(self, code_HWD: Tensor) -> Decoded:
         """Codes to decoder features and skip logits."""
-        feature = self.decoder(code_HWD)
+        with self._trunk_precision():
+            feature = self.decoder(code_HWD)
+        feature = feature.float()
         return Decoded(feature, self.spatial_skip(feature))
 
+    def _trunk_precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16, enabled=self.trunks_in_bf16 and self.training)
+
     def predicted_mask(self, decoded: Decoded) -> BoolArray:
-        """Skip mask as deployed, (Y, X, Z) bool."""
+        """Skip mask as deployed, (Y, X, Z) bool; all of it where the settings say so."""
+        if not self.config.spatial_skip.enabled:
+            return np.ones(self.grid.mask_cells_YXZ, dtype=bool)
         mask: BoolArray = self.spatial_skip.mask(decoded.skip_logit_HWPPZ, self.config.spatial_skip.threshold).numpy()
         return mask
 
@@ -108,5 +124,4 @@ class Tokenizer(nn.Module):
 
     def num_parameters(self) -> int:
         """Trained numbers, the codebook included however it is updated."""
-        trained = sum(p.numel() for name, p in self.named_parameters() if name != "quantizer.codebook")
-        return trained + self.quantizer.codebook.numel()
+        return sum(math.prod(shape) for shape in tensor_shapes(self.config).values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,7 +46,9 @@ def spatial_skip_bce_loss(logit: Tensor, occupied: Tensor, positive_weight: floa
         logit: any shape; occupied: same shape, 0 or 1.
         positive_weight: factor on occupied voxels (about 0.5 % of all); 1 is the paper.
     """
-    return F.binary_cross_entropy_with_logits(logit, occupied.to(logit.dtype), pos_weight=torch.tensor(positive_weight))
+    # Few voxels are occupied: -log(1 - v) of all of them is summed, and those few are then put right.
+    held = logit[occupied]
+    return (F.softplus(logit).sum() + (positive_weight * F.softplus(-held) - F.softplus(held)).sum()) / logit.numel()
 
 
 def opacity_loss(opacity_R: Tensor, returned_R: Tensor) -> Tensor:

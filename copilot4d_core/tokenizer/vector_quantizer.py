@@ -1,35 +1,29 @@
-"""Latent vectors to discrete tokens: nearest code, straight-through gradient, and the care that keeps codes alive."""
+"""Latent vectors to discrete tokens: nearest code, and the care that keeps codes alive."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from copilot4d_core.config import CodebookUpdate, QuantizerConfig, Reduction
+from copilot4d_core.tokenizer import ranks
+from copilot4d_core.tokenizer.gradient_estimators import ESTIMATORS
+from copilot4d_core.tokenizer.quantizer import Decision, Quantized, Quantizer
 
 
-class Quantized(NamedTuple):
-    """Result of the quantiser for N cells."""
+def code_scores(latent_ND: Tensor, codebook_KD: Tensor) -> Tensor:
+    """z.e - |e|^2 / 2 of every latent and code, (N, K) float32: the largest belongs to the smallest Euclidean distance.
 
-    code_ND: Tensor
-    """Chosen code vectors; in training with the straight-through gradient."""
-    token_N: Tensor
-    """int64, index of the chosen code."""
-    loss: Tensor
-    """Scalar; 0 outside training."""
-
-
-def nearest_code(latent_ND: Tensor, codebook_KD: Tensor) -> Tensor:
-    """Index of the code at the smallest Euclidean distance, by the expanded square in float32.
-
-    Source: the expansion |z|^2 - 2 z.e + |e|^2; |z|^2 is the same for every code and is left out. Ties go to the lower index.
+    Source: the expansion |z|^2 - 2 z.e + |e|^2; |z|^2 is the same for every code and is left out.
     """
     with torch.autocast(latent_ND.device.type, enabled=False):
         codebook = codebook_KD.float()
-        score_NK = torch.addmm(codebook.square().sum(dim=1), latent_ND.float(), codebook.T, beta=-0.5)
-        return score_NK.argmax(dim=1)
+        return torch.addmm(codebook.square().sum(dim=1), latent_ND.float(), codebook.T, beta=-0.5)
+
+
+def nearest_code(latent_ND: Tensor, codebook_KD: Tensor) -> Tensor:
+    """Index of the code at the smallest Euclidean distance, (N,) int64. Ties go to the lower index."""
+    return code_scores(latent_ND, codebook_KD).argmax(dim=1)
 
 
 def k_means(vectors_ND: Tensor, clusters: int, iterations: int, generator: torch.Generator) -> Tensor:
@@ -51,7 +45,7 @@ def k_means(vectors_ND: Tensor, clusters: int, iterations: int, generator: torch
     return centres
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Quantizer):
     """Codebook with moving-average or gradient update and the paper's dead-code rule.
 
     Source: CoPilot4D, section 4.1: L_vq = lambda_1 |sg[E(o)] - z|^2 + lambda_2 |sg[z] - E(o)|^2, lambda_1 = 0.25 for
@@ -73,6 +67,7 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.settings, self.start_step = settings, start_step
         size, dim = settings.codebook_size, settings.codebook_dim
+        self.estimator = ESTIMATORS[settings.estimator]
         self.generator = torch.Generator().manual_seed(seed)
         codebook = torch.randn(size, dim, generator=self.generator) * dim**-0.5
         if settings.update is CodebookUpdate.GRADIENT:
@@ -88,30 +83,50 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("last_reinit", torch.zeros((), dtype=torch.int64))
 
     def forward(self, latent_ND: Tensor, occupied_N: Tensor) -> Quantized:
-        """Quantise N cells; in training also update the codebook and its bank.
+        """Quantise N cells; in training also update the codebook and its bank, one step a call.
 
         Args:
-            latent_ND: (N, codebook_dim) float32.
+            latent_ND: (N, codebook_dim) float32; in training all cells of the batch, of which each rank has an equal part.
             occupied_N: (N,) bool, cells that hold a point (used for the bank only).
         """
+        latent = self.placed(latent_ND.float())
         if not self.training:
-            token_N = nearest_code(latent_ND, self.codebook)
-            return Quantized(self.codebook[token_N], token_N, latent_ND.new_zeros(()))
-        latent = latent_ND.float()
+            token_N = nearest_code(latent, self.codes())
+            return Quantized(self.look_up(token_N), token_N, latent.new_zeros(()))
         self._fill_bank(latent.detach(), occupied_N)
         self.step += 1
         if int(self.step) <= self.start_step:
-            return Quantized(latent, nearest_code(latent.detach(), self.codebook), latent.new_zeros(()))
+            return Quantized(latent, nearest_code(latent.detach(), self.codes()), latent.new_zeros(()))
         self._care()
-        token_N = nearest_code(latent.detach(), self.codebook)
-        code = self.codebook[token_N]
+        codes = self.codes()
+        token_N = nearest_code(latent.detach(), codes)
+        code = codes[token_N]
         loss = self.settings.commitment_weight * self._squared(latent, code.detach())
         self._count_use(token_N)
         if self.settings.update is CodebookUpdate.GRADIENT:
             loss = loss + self.settings.codebook_weight * self._squared(code, latent.detach())
         else:
             self._moving_average(latent.detach(), token_N)
-        return Quantized(latent + (code - latent).detach(), token_N, loss)
+        return Quantized(self.estimator(latent, code.detach()), token_N, loss)
+
+    def placed(self, latent_ND: Tensor) -> Tensor:
+        """Latents where the codes are; here as they come."""
+        return latent_ND
+
+    def codes(self) -> Tensor:
+        """Code vectors, (codebook_size, codebook_dim)."""
+        return self.codebook
+
+    def look_up(self, token: Tensor) -> Tensor:
+        return self.codes()[token]
+
+    def decide(self, latent_ND: Tensor) -> Decision:
+        best = code_scores(self.placed(latent_ND), self.codes()).topk(2, dim=1)
+        return Decision(best.indices[:, 0], best.values[:, 0] - best.values[:, 1])
+
+    def statistics(self) -> dict[str, Tensor]:
+        return {"used_lately": (self.unused_steps < self.settings.dead_after_steps).float().mean(),
+                "steps_since_kmeans": (self.step - self.last_reinit).float()}
 
     def _squared(self, left_ND: Tensor, right_ND: Tensor) -> Tensor:
         squared = (left_ND - right_ND).square()
@@ -120,13 +135,13 @@ class VectorQuantizer(nn.Module):
 
     def _count_use(self, token_N: Tensor) -> None:
         self.unused_steps += 1
-        self.unused_steps[token_N] = 0
+        self.unused_steps[ranks.total(torch.bincount(token_N, minlength=len(self.codebook))) > 0] = 0
 
     def _moving_average(self, latent_ND: Tensor, token_N: Tensor) -> None:
         """One step of the moving averages; a code without a vector in this step does not move."""
         decay, eps = self.settings.decay, self.settings.laplace_eps
-        count = torch.bincount(token_N, minlength=len(self.codebook)).to(self.cluster_size.dtype)
-        total = torch.zeros_like(self.code_sum).index_add_(0, token_N, latent_ND)
+        count = ranks.total(torch.bincount(token_N, minlength=len(self.codebook))).to(self.cluster_size.dtype)
+        total = ranks.total(torch.zeros_like(self.code_sum).index_add_(0, token_N, latent_ND))
         self.cluster_size.mul_(decay).add_(count, alpha=1 - decay)
         self.code_sum.mul_(decay).add_(total, alpha=1 - decay)
         sum_of_sizes = self.cluster_size.sum()
@@ -134,20 +149,25 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(torch.where(count[:, None] > 0, self.code_sum / smoothed[:, None], self.codebook))
 
     def _fill_bank(self, latent_ND: Tensor, occupied_N: Tensor) -> None:
+        if not self.settings.kmeans_bank:
+            return
+        occupied_N = ranks.joined(occupied_N)  # The draws are a function of the whole batch, however many ranks share it.
         size = len(self.bank)
         drawn = max(2, size // 50)
         held = torch.nonzero(occupied_N).flatten()
         from_held = min(len(held), round(drawn * self.settings.bank_occupied_share))
         pick = torch.cat([held[torch.randperm(len(held), generator=self.generator)[:from_held]],
-                          torch.randint(len(latent_ND), (drawn - from_held,), generator=self.generator)])
+                          torch.randint(len(occupied_N), (drawn - from_held,), generator=self.generator)])
         fill = int(self.bank_fill)
         place = torch.arange(fill, min(size, fill + drawn)) if fill < size else torch.randperm(size, generator=self.generator)[:drawn]
         pick = pick[torch.randperm(drawn, generator=self.generator)[: len(place)]]
-        self.bank[place] = latent_ND[pick]
+        self.bank[place] = ranks.joined_rows(latent_ND, pick)
         self.bank_fill.fill_(min(size, fill + drawn))
 
     def _care(self) -> None:
         """Re-initialise the whole codebook when the rule says so, and once when quantisation starts late."""
+        if not self.settings.kmeans_bank:
+            return
         step = int(self.step)
         starts = step == self.start_step + 1 and self.start_step > 0
         waited = step - int(self.last_reinit) >= self.settings.reinit_interval_steps
@@ -155,7 +175,7 @@ class VectorQuantizer(nn.Module):
         if not starts and not (waited and dead > self.settings.dead_share):
             return
         vectors = self.bank[: int(self.bank_fill)]
-        centres = k_means(vectors, len(self.codebook), self.settings.kmeans_iterations, self.generator)
+        centres = ranks.of_first(k_means(vectors, len(self.codebook), self.settings.kmeans_iterations, self.generator))
         with torch.no_grad():
             self.codebook.copy_(centres)
         self.cluster_size.fill_(1.0)

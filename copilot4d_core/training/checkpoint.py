@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from copilot4d_core.config import Config, dict_from_config
-from copilot4d_core.model_file import read_tensors, write_tensors
+from copilot4d_core.code_table import codebook_shapes
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import dict_from_config
+from copilot4d_core.model_file import read_tensors, stored_config, write_tensors
 from copilot4d_core.training.training_module import TrainingModule
 
 MODEL_SECTIONS = ("grid", "voxel_encoder", "bev_pooling", "swin", "quantizer", "feature_grid")
@@ -20,27 +22,31 @@ MODEL_SECTIONS = ("grid", "voxel_encoder", "bev_pooling", "swin", "quantizer", "
 
 
 def save_checkpoint(path: Path, module: TrainingModule) -> None:
-    """Write model, optimiser, random states and step."""
+    """Write model, optimiser, random states, step and counters of skipped batches."""
     tensors: dict[str, Tensor] = {f"model.{name}": value.detach() for name, value in module.tokenizer.state_dict().items()}
     for name, parameter in module.tokenizer.named_parameters():
         for key, value in module.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     tensors["random.quantizer"] = module.tokenizer.quantizer.generator.get_state()
     tensors["random.torch"] = torch.get_rng_state()
-    write_tensors(path, {name: value.numpy() for name, value in tensors.items()}, module.config, step=module.steps_done)
+    bad = module.bad_batches
+    write_tensors(path, {name: value.numpy() for name, value in tensors.items()}, module.config, step=module.steps_done,
+                  precision=_precision(module), skipped=[bad.skipped, bad.in_a_row])
 
 
 def load_checkpoint(path: Path, module: TrainingModule) -> None:
     """Restore what `save_checkpoint` wrote.
 
     Raises:
-        ValueError: no checkpoint, or one written with other settings of the model or the schedule.
+        ValueError: no checkpoint, or one written with other settings of the model or the schedule, or in another precision.
     """
     arrays, header = read_tensors(path)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if "random.torch" not in tensors:
         raise ValueError(f"{path}: expected a training checkpoint, got a weights file; a run resumes from its own checkpoint")
-    _refuse_other_settings(path, module.config, header["config"])
+    _refuse_other_settings(path, module.config, dict_from_config(stored_config(path, header)))
+    if (there := header.get("precision", "fp32")) != _precision(module):  # older checkpoints do not say, and are fp32
+        raise ValueError(f"{path}: the run was started with --precision {there}, got {_precision(module)}; use its precision or another --out")
     module.tokenizer.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     for name, parameter in module.tokenizer.named_parameters():
         state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors}
@@ -48,7 +54,12 @@ def load_checkpoint(path: Path, module: TrainingModule) -> None:
             module.optimizer.state[parameter] = state
     module.tokenizer.quantizer.generator.set_state(tensors["random.quantizer"])
     torch.set_rng_state(tensors["random.torch"])
-    module.resumed_steps = int(header["step"])
+    module.steps_done = int(header["step"])
+    module.bad_batches.skipped, module.bad_batches.in_a_row = header.get("skipped", (0, 0))
+
+
+def _precision(module: TrainingModule) -> str:
+    return "bf16" if module.tokenizer.trunks_in_bf16 else "fp32"
 
 
 def start_from(path: Path, module: TrainingModule) -> None:
@@ -59,19 +70,19 @@ def start_from(path: Path, module: TrainingModule) -> None:
     """
     arrays, header = read_tensors(path)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    mine, theirs = dict_from_config(module.config), header["config"]
-    different = [section for section in MODEL_SECTIONS if theirs.get(section) != mine[section]]
+    mine, theirs = dict_from_config(module.config), dict_from_config(stored_config(path, header))
+    different = [section for section in MODEL_SECTIONS if theirs[section] != mine[section]]
     if different:
         raise ValueError(f"{path}: expected a model with the settings of this run, the sections {', '.join(different)} differ")
     state = {name.removeprefix("model."): value for name, value in tensors.items() if not name.startswith(("optimizer.", "random."))}
-    if "quantizer.code_sum" not in state:
-        state["quantizer.code_sum"] = state["quantizer.codebook"].clone()  # fits the cluster sizes of 1 of a new quantiser
+    for name in codebook_shapes(module.config.quantizer):
+        state.setdefault(name.replace("codebook", "code_sum"), state[name].clone())  # fits the cluster sizes of 1 of a new quantiser
     module.tokenizer.load_state_dict(state, strict=False)
 
 
 def _refuse_other_settings(path: Path, config: Config, stored: dict[str, Any]) -> None:
     wanted = dict_from_config(config)
-    different = [f"{section}.{key}: {stored.get(section, {}).get(key)} there, {value} here" for section, values in wanted.items()
-                 if isinstance(values, dict) for key, value in values.items() if stored.get(section, {}).get(key) != value]
+    different = [f"{section}.{key}: {stored[section][key]} there, {value} here" for section, values in wanted.items()
+                 if isinstance(values, dict) for key, value in values.items() if stored[section][key] != value]
     if different:
         raise ValueError(f"{path}: the run was started with other settings ({'; '.join(different[:3])}); use its settings or another --out")

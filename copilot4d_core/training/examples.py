@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from copilot4d_core.config import Config
 from copilot4d_core.data.rays import empty_rays, rays_from_points
-from copilot4d_core.data.scan import Scan, ScanSource
-from copilot4d_core.data.sources import open_scans
+from copilot4d_core.data.scan import Scan
+from copilot4d_core.data.sensors import BeamPattern
+from copilot4d_core.data.sources import open_all, open_scans
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
 SHIFT_XY_M, SHIFT_Z_M = 3.0, 0.3
@@ -41,63 +42,68 @@ class Example(NamedTuple):
     """Metres; 0 for a beam that returned nothing."""
     returned_R: BoolArray
     jitter_R: FloatArray
+    name: str
+    """Source and scan, to name it when something is wrong with it."""
 
 
 class Examples(Dataset[Example]):
-    """Endless stream of examples from several sources, drawn by the square root of their size.
+    """The examples of a run by their number, counted from its start; from several sources, drawn by the square root of their size.
 
     A drive of 500 nearly equal scans should not drown one of 10, and neither should it count the same.
     """
 
     def __init__(self, config: Config, paths: list[Path], topic: str | None, simulated: Path | None = None, simulated_share: float = 0.0,
-                 first: int = 0) -> None:
+                 sensor: BeamPattern | None = None) -> None:
         """Open the sources.
 
         Args:
             config: settings.
-            paths: files, folders or bags.
+            paths: files, folders, downloads or bags.
             topic: topic of the bags among them.
             simulated: bag of simulated scans, from which a share of the examples comes.
             simulated_share: 0 to 1.
-            first: number of examples already used (resume).
+            sensor: which recorded all of the paths; None finds out scan by scan where no beam met anything.
         Raises:
             ValueError: no path, or a source without scans.
         """
         if not paths:
             raise ValueError("training data: expected at least one file, folder or bag, got none; pass --data PATH")
-        self.config, self.grid, self.first = config, Grid(config), first
-        self.sources: list[ScanSource] = [open_scans(path, topic if _is_bag(path) else None) for path in paths]
+        self.config, self.grid = config, Grid(config)
+        self.sources = open_all(paths, topic)
         for path, source in zip(paths, self.sources, strict=True):
             if not len(source):
                 raise ValueError(f"{path}: expected scans to train on, found none")
         shares = np.sqrt([len(source) for source in self.sources])
         self.shares = shares / shares.sum()
+        self.sensors: list[BeamPattern | None] = [sensor] * len(self.sources)
         if simulated is not None:
             self.sources.append(open_scans(simulated))
+            self.sensors.append(None)
             self.shares = np.append(self.shares * (1 - simulated_share), simulated_share)
 
     def __len__(self) -> int:
-        return self.config.training.steps * self.config.training.batch_scans - self.first
+        return self.config.training.steps * self.config.training.batch_scans
 
-    def __getitem__(self, index: int) -> Example:
-        return self.example(self.first + index, thin=True)
+    def __getitem__(self, number: int) -> Example:
+        return self.example(number, thin=True)
 
     def example(self, number: int, *, thin: bool) -> Example:
-        """Example of a number counted from the start of the whole run; `thin` leaves points out of the input of some, as training wants."""
+        """Example of a number; `thin` leaves points out of the input of some, as training wants."""
         rng = np.random.default_rng([self.config.training.seed, number])
         while True:
-            source = self.sources[rng.choice(len(self.sources), p=self.shares)]
+            chosen = int(rng.choice(len(self.sources), p=self.shares))
+            source = self.sources[chosen]
             scan = _augmented(source[int(rng.integers(len(source)))], rng)
             inside = self.grid.inside(scan.points_m)
-            if inside.sum() >= 2 and self.grid.inside(scan.origin_m[None])[0]:
-                return self._example(scan, inside, rng, thin)
+            if inside.sum() >= 2 and self.grid.inside(scan.origins_m).all():
+                return self._example(scan, inside, rng, thin, self.sensors[chosen])._replace(name=f"{source.name}: {scan.name}")
 
-    def _example(self, scan: Scan, inside: BoolArray, rng: np.random.Generator, thin: bool) -> Example:
+    def _example(self, scan: Scan, inside: BoolArray, rng: np.random.Generator, thin: bool, sensor: BeamPattern | None) -> Example:
         settings = self.config.training
         points = scan.points_m[inside]
-        chosen = points[rng.permutation(len(points))[: settings.rays_per_scan]]
-        rays, depth = rays_from_points(chosen, scan.origin_m)
-        empty = empty_rays(scan, self.grid) if settings.empty_rays_per_scan else None
+        chosen = rng.permutation(len(points))[: settings.rays_per_scan]
+        rays, depth = rays_from_points(points[chosen], scan.point_origins_m[inside][chosen])
+        empty = empty_rays(scan, self.grid, sensor) if settings.empty_rays_per_scan else None
         pick = rng.permutation(len(empty.directions))[: settings.empty_rays_per_scan] if empty else np.zeros(0, dtype=int)
         origins = [rays.origins_m] + ([empty.origins_m[pick]] if empty else [])
         directions = [rays.directions] + ([empty.directions[pick]] if empty else [])
@@ -107,15 +113,11 @@ class Examples(Dataset[Example]):
             points_m=_thinned(points, rng) if thin else points, occupancy_YXZ=self.grid.occupancy(points),
             origin_R3=np.concatenate(origins), direction_R3=np.concatenate(directions),
             depth_R=np.concatenate([depth, np.zeros(len(pick), dtype=np.float32)]).astype(np.float32),
-            returned_R=returned, jitter_R=rng.random(count, dtype=np.float32))
-
-
-def _is_bag(path: Path) -> bool:
-    return path.suffix in (".bag", ".mcap", ".db3") or (path / "metadata.yaml").is_file()
+            returned_R=returned, jitter_R=rng.random(count, dtype=np.float32), name=scan.name)
 
 
 def _augmented(scan: Scan, rng: np.random.Generator) -> Scan:
-    """Turn about z, mirror, scale and shift the scan; its origin moves along."""
+    """Turn about z, mirror, scale and shift the scan; its origins move along."""
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     if rng.random() < 0.5:
@@ -124,7 +126,7 @@ def _augmented(scan: Scan, rng: np.random.Generator) -> Scan:
     shift_z_m = OTHER_MOUNT_Z_M if rng.random() < OTHER_MOUNT_SHARE else SHIFT_Z_M
     shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -shift_z_m], [SHIFT_XY_M, SHIFT_XY_M, shift_z_m])
     matrix, offset = turn.T.astype(np.float32), shift.astype(np.float32)
-    return scan._replace(points_m=scan.points_m @ matrix + offset, origin_m=scan.origin_m @ matrix + offset)
+    return scan._replace(points_m=scan.points_m @ matrix + offset, origins_m=scan.origins_m @ matrix + offset)
 
 
 def _thinned(points: FloatArray, rng: np.random.Generator) -> FloatArray:

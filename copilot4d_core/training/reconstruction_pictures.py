@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from copilot4d_core.data.sensors import SphericalPattern
 from copilot4d_core.deploy.torch_runner import TorchRunner
 from copilot4d_core.evaluation.pictures import depth_figure
-from copilot4d_core.training.examples import Examples
+from copilot4d_core.training.run_data import RunData
 
 ROWS, COLUMNS = 32, 512
 
@@ -19,15 +19,18 @@ ROWS, COLUMNS = 32, 512
 class ReconstructionPictures(Callback):
     """Depth image of the first scan of the first source: input, reconstruction and error, rendered as deployed."""
 
-    def __init__(self, examples: Examples, every_steps: int) -> None:
-        self.every_steps = every_steps
+    def __init__(self, data: RunData, every_steps: int) -> None:
+        self.data, self.every_steps = data, every_steps
+
+    def on_train_start(self, *unused: Any) -> None:
+        examples = self.data.examples
         scan = examples.sources[0][0]
         self.points_m = scan.points_m[examples.grid.inside(scan.points_m)]
         self.origin_m = scan.origin_m
         self.pattern = SphericalPattern.fit(self.points_m, self.origin_m, ROWS, COLUMNS)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
-        if module.steps_done % self.every_steps:
+        if module.steps_done % self.every_steps or not trainer.is_global_zero:
             return
         module.tokenizer.eval()
         with TorchRunner(module.tokenizer, "training") as runner:

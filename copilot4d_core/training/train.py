@@ -1,112 +1,138 @@
-"""`copilot4d train`: sources, Lightning trainer, checkpoints and pictures."""
+"""`copilot4d train`: sources, Lightning trainer, checkpoints and pictures; in one process or, started by a launcher, in many."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
+import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.data import DataLoader
 
-from copilot4d_core.config import Config, dict_from_config
-from copilot4d_core.data.bag import write_cloud_bag
-from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import dict_from_config
+from copilot4d_core.data.sensors import BeamPattern
 from copilot4d_core.tokenizer.weights_file import save_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint, start_from
-from copilot4d_core.training.examples import Example, Examples
+from copilot4d_core.training.launched import launched
 from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
+from copilot4d_core.training.run_data import RunData
+from copilot4d_core.training.training_log import TrainingLog
 from copilot4d_core.training.training_module import TrainingModule
 
-CHECKPOINT_EVERY_STEPS = 250
-SIMULATED_DRIVES, SCANS_PER_DRIVE = 48, 2
-SCAN_PERIOD_NS = 100_000_000
+CHECKPOINT_EVERY_S = 120.0
+"""So much work a kill may cost. Time and not steps, because a step takes milliseconds or minutes; what a run computes does not
+depend on when it is written."""
 PICTURES_EVERY_STEPS = 500
 CALIBRATION_SCANS = 32
 
 
 class AtomicCheckpoints(Callback):
-    """Writes `checkpoint.safetensors` every few steps and `weights.safetensors` beside it; at the end with a calibrated mask."""
+    """Writes `checkpoint.safetensors` before the first step and every few minutes, and `weights.safetensors` beside it; at the end with a
+    calibrated mask. Rank 0's state is that of all ranks, so it alone writes."""
 
-    def __init__(self, config: Config, out: Path, examples: Examples) -> None:
-        self.config, self.out, self.examples = config, out, examples
+    def __init__(self, config: Config, out: Path, data: RunData) -> None:
+        self.config, self.out, self.data = config, out, data
+        self.written_s = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            for unfinished in self.out.glob(".*.part"):
+                unfinished.unlink()  # what a kill left while a file was written
+            (self.out / "config.json").write_text(json.dumps(dict_from_config(self.config), indent=2) + "\n")
+            self._write(trainer, module)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: Any, *unused: Any) -> None:
-        if module.steps_done % CHECKPOINT_EVERY_STEPS == 0:
-            self._write(module)
+        is_last = module.steps_done == self.config.training.steps
+        if trainer.is_global_zero and not is_last and time.monotonic() - self.written_s >= CHECKPOINT_EVERY_S:
+            self._write(trainer, module)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
-        self._write(module)
-        model = module.tokenizer.eval()
-        scans = [self.examples.example(number, thin=False) for number in range(CALIBRATION_SCANS)]
-        threshold = skip_threshold(model, scans, self.config.spatial_skip.recall)
-        model.config = with_threshold(self.config, threshold)
-        save_weights(self.out / "weights.safetensors", model, step=module.steps_done)
+        if not trainer.is_global_zero:
+            return
+        if self.config.spatial_skip.enabled:
+            model = module.tokenizer.eval()
+            scans = [self.data.examples.example(number, thin=False) for number in range(CALIBRATION_SCANS)]
+            model.config = with_threshold(self.config, skip_threshold(model, scans, self.config.spatial_skip.recall))
+        self._write(trainer, module)
 
-    def _write(self, module: TrainingModule) -> None:
-        save_checkpoint(self.out / "checkpoint.safetensors", module)
+    def _write(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
+        trainer.logger.experiment.flush()  # type: ignore[union-attr]  # The curves up to here must outlive a kill, too.
         save_weights(self.out / "weights.safetensors", module.tokenizer, step=module.steps_done)
-
-
-def simulated_bag(out: Path, seed: int) -> Path:
-    """Bag of simulated scans below a run's folder, from many short drives; written once."""
-    path = out / "simulated"
-    if not (path / "metadata.yaml").exists():
-        shutil.rmtree(path, ignore_errors=True)  # what an interrupted start left
-        drives = (simulate_drive(seed * SIMULATED_DRIVES + drive, SCANS_PER_DRIVE) for drive in range(SIMULATED_DRIVES))
-        scans = (scan for drive in drives for scan in drive)
-        write_cloud_bag(path, "/points", (scan._replace(stamp_ns=i * SCAN_PERIOD_NS) for i, scan in enumerate(scans)))
-    return path
+        # The checkpoint last: one of all steps says that the run has nothing left to do.
+        save_checkpoint(self.out / "checkpoint.safetensors", module)
+        self.written_s = time.monotonic()
 
 
 def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None, simulate: int = 0,
-          start: Path | None = None) -> None:
-    """Train a tokenizer and write checkpoints, weights, settings and TensorBoard logs below `out`.
+          start: Path | None = None, sensor: BeamPattern | None = None, bf16: bool = False, workers: int = 1,
+          callbacks: Sequence[Callback] = ()) -> None:
+    """Train a tokenizer and write checkpoints, weights, settings and logs below `out`.
+
+    Started by `torchrun` or `srun`, every process calls this; they share each batch and the folder `out`.
 
     Args:
         config: settings; `training.steps` is the whole run, resumed parts included.
-        data: files, folders or bags of scans.
+        data: files, folders, downloads or bags of scans.
         out: folder of the run.
-        resume: go on from `out/checkpoint.safetensors`.
+        resume: go on from `out/checkpoint.safetensors`; where there is none yet, the run starts.
         topic: topic of the bags.
         simulate: share of the examples that come from the LiDAR simulator, percent.
         start: weights or checkpoint whose model the run starts from; None starts from random numbers.
+        sensor: which recorded all of `data`; None finds out scan by scan where no beam met anything.
+        bf16: the Swin trunks multiply in bfloat16.
+        workers: processes that read scans and make examples of them; how many does not change the examples.
+        callbacks: more of them, called before those that write checkpoints and pictures.
     Raises:
-        ValueError: no data, a checkpoint of other settings, or a folder that holds a run when `resume` is false.
+        ValueError: no worker, no data, a checkpoint of other settings, a folder that holds a run when `resume` is false, a batch that does
+            not divide over the processes, or too many steps in a row that were not finite.
     """
-    checkpoint = out / "checkpoint.safetensors"
+    if workers < 1:
+        raise ValueError(f"--workers: expected at least 1, got {workers}")
+    _be_quiet()
+    lightning.seed_everything(config.training.seed, verbose=False)
+    module = TrainingModule(config, bf16)
+    resumed = _restore(module, out / "checkpoint.safetensors", resume, start)
+    run_data = RunData(config, data, topic, out, simulate, module.steps_done, sensor, workers)
+    logger = TensorBoardLogger(out, name="tensorboard", version="", purge_step=module.steps_done + 1 if resumed else None)
+    trainer = lightning.Trainer(
+        accelerator="cpu", **launched().trainer_options(), max_epochs=1, logger=logger, use_distributed_sampler=False,
+        enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=1,
+        callbacks=[*callbacks, TrainingLog(out / "losses.csv"), AtomicCheckpoints(config, out, run_data),
+                   ReconstructionPictures(run_data, PICTURES_EVERY_STEPS),
+                   RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50)])
+    trainer.fit(module, datamodule=run_data)
+
+
+def _restore(module: TrainingModule, checkpoint: Path, resume: bool, start: Path | None) -> bool:
+    """Give the module the state that the run goes on from; returns whether it is that of a checkpoint."""
+    out, steps = checkpoint.parent, module.config.training.steps
     if resume and start is not None:
         raise ValueError(f"{start}: expected a new run or one to resume, got both; leave --start or --resume out")
     if checkpoint.exists() and not resume:
         raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # keeps advertisements out of the progress bar
-    lightning.seed_everything(config.training.seed, verbose=False)
-    module = TrainingModule(config)
-    if resume:
-        load_checkpoint(checkpoint, module)
-        if module.resumed_steps >= config.training.steps:
-            raise ValueError(f"{out}: expected an unfinished run, all of its {config.training.steps} steps are done; name another --out, "
-                             "and go on from these weights with --start")
-    elif start is not None:
+    if start is not None:
         start_from(start, module)
-    out.mkdir(parents=True, exist_ok=True)
-    examples = Examples(config, data, topic, simulated_bag(out, config.training.seed) if simulate else None, simulate / 100,
-                        first=module.resumed_steps * config.training.batch_scans)
-    (out / "config.json").write_text(json.dumps(dict_from_config(config), indent=2) + "\n")
-    # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
-    loader: DataLoader[Example] = DataLoader(examples, batch_size=config.training.batch_scans, collate_fn=list, num_workers=1,
-                                             prefetch_factor=4, generator=torch.Generator())
-    trainer = lightning.Trainer(
-        accelerator="cpu", max_steps=config.training.steps - module.resumed_steps, max_epochs=1,
-        gradient_clip_val=config.training.gradient_clip, logger=TensorBoardLogger(out, name="tensorboard", version=""),
-        log_every_n_steps=20, enable_checkpointing=False, enable_model_summary=False,
-        callbacks=[AtomicCheckpoints(config, out, examples), ReconstructionPictures(examples, PICTURES_EVERY_STEPS),
-                   RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50)])
-    trainer.fit(module, loader)
+    if not checkpoint.exists():
+        if resume:
+            print(f"copilot4d: {checkpoint}: no checkpoint yet, the run starts", file=sys.stderr)
+        return False
+    load_checkpoint(checkpoint, module)
+    if module.steps_done >= steps:
+        raise ValueError(f"{out}: expected an unfinished run, all of its {steps} steps are done; name another --out, "
+                         "and go on from these weights with --start")
+    return True
+
+
+def _be_quiet() -> None:
+    """Keep what Lightning says about itself, and about torch's newest names, out of the progress bar."""
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

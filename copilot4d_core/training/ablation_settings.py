@@ -1,0 +1,79 @@
+"""The questions of `copilot4d ablate`: what each run changes, and why it is asked.
+
+Unusual: the baseline is written out, so that the rows mean the same after a default has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import yaml
+
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import config_from_yaml
+
+BASELINE: dict[str, dict[str, Any]] = {
+    "quantizer": {"kind": "vq", "levels": [], "estimator": "straight_through", "codebook_size": 1024, "codebook_dim": 32, "update": "ema",
+                  "kmeans_bank": True, "bank_occupied_share": 0.5},
+    "spatial_skip": {"enabled": True},
+    "loss": {"concentration_eps_m": 0.4, "opacity_weight": 0.1},
+    "training": {"seed": 0},
+}
+PAPER: dict[str, Any] = {"update": "gradient", "codebook_dim": 1024, "bank_occupied_share": 0.0}
+WARMUP_SHARE, CODEBOOK_START_SHARE = 0.1, 0.1
+"""Of a run's steps: linear warm-up, and features that pass unquantised. Codes can die after 256 steps more: in 400 steps K-Means renews
+them once, with 100 steps left to use them."""
+
+
+class Setting(NamedTuple):
+    """One run."""
+
+    name: str
+    changes: dict[str, dict[str, Any]]
+    """Values that differ from `BASELINE`, by section."""
+    why: str
+
+
+def _quantizer(name: str, why: str, **changes: Any) -> Setting:
+    return Setting(name, {"quantizer": changes}, why)
+
+
+SETTINGS = (
+    Setting("baseline", {}, "1,024 codes of 32 channels, moving averages, K-Means bank half from occupied cells, skip, eps 0.4 m, opacity term"),
+    Setting("seed 1", {"training": {"seed": 1}}, "the baseline with other random numbers: differences below this one's decide nothing"),
+    _quantizer("fsq", "no codebook that could collapse; 1,000 tokens", kind="fsq", levels=[8, 5, 5, 5], codebook_size=1000, codebook_dim=4),
+    _quantizer("cosine", "codes and latents of length 1", kind="cosine"),
+    _quantizer("gradient", "the paper's codebook term in place of moving averages", update="gradient"),
+    _quantizer("rotation", "the gradient turned and scaled with the code instead of passed straight through", estimator="rotation"),
+    _quantizer("dim 1024", "the paper's codebook dimension", codebook_dim=1024),
+    _quantizer("residual 32 x 32", "two levels at the baseline's rate", kind="residual", levels=[32, 32]),
+    _quantizer("residual 256 x 128", "two levels, half as many bits again", kind="residual", levels=[256, 128], codebook_size=32768),
+    _quantizer("no bank", "a codebook that K-Means neither starts nor renews", kmeans_bank=False),
+    _quantizer("even bank", "the bank drawn from all cells alike, as in the paper; most cells are blank", bank_occupied_share=0.0),
+    _quantizer("cosine, rotation", "both together", kind="cosine", estimator="rotation"),
+    _quantizer("paper codebook", "gradient term, 1,024 channels and even bank together, as in the paper", **PAPER),
+    Setting("no opacity term", {"loss": {"opacity_weight": 0.0}}, "equation 5 alone: nothing teaches a ray to meet nothing"),
+    Setting("eps 1.0", {"loss": {"concentration_eps_m": 1.0}}, "a wider margin around the surface in the concentration term"),
+    Setting("no spatial skip", {"spatial_skip": {"enabled": False}, "rendering": {"max_samples": 600}},
+            "rays sampled everywhere inside the region, in training and when judged"),
+)
+"""The most telling first."""
+
+
+def settings_config(setting: Setting, preset: str, steps: int) -> Config:
+    """Settings of a run.
+
+    Raises:
+        ValueError: unknown preset, or fewer than 10 steps.
+    """
+    if steps < 10:
+        raise ValueError(f"--steps: expected at least 10, got {steps}")
+    tree: dict[str, Any] = {"preset": preset}
+    for part in (BASELINE, setting.changes):
+        for section, values in part.items():
+            tree[section] = {**tree.get(section, {}), **values}
+    config = config_from_yaml(yaml.safe_dump(tree))
+    training = dataclasses.replace(config.training, steps=steps, warmup_steps=round(WARMUP_SHARE * steps),
+                                   codebook_start_step=round(CODEBOOK_START_SHARE * steps))
+    return dataclasses.replace(config, training=training)

@@ -1,0 +1,91 @@
+"""The data of one run: which examples each rank takes in each step, and the files that are made before the first one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from copilot4d_core.config import Config, TrainingConfig
+from copilot4d_core.data.bag import write_cloud_bag
+from copilot4d_core.data.sensors import BeamPattern
+from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.training.examples import Example, Examples
+
+SIMULATED_DRIVES, SCANS_PER_DRIVE = 48, 2
+SCAN_PERIOD_NS = 100_000_000
+
+
+class RankBatches(Sampler[list[int]]):
+    """Numbers of the examples that one rank takes: its part of batch after batch, from a step on.
+
+    Batch `s` of a run holds the examples s x batch to (s + 1) x batch - 1, whatever the number of ranks; rank r of n takes
+    the r-th of n equal parts, so that the parts in the order of the ranks are the batch.
+    """
+
+    def __init__(self, settings: TrainingConfig, first_step: int, rank: int, world_size: int) -> None:
+        """Divide the batches.
+
+        Raises:
+            ValueError: the batch does not divide into equal parts.
+        """
+        if settings.batch_scans % world_size:
+            raise ValueError(f"training.batch_scans: expected a multiple of the {world_size} processes, because only of equal parts is the mean of "
+                             f"the gradients that of the batch; got {settings.batch_scans}: set it in --config, or start fewer processes")
+        self.settings, self.first_step, self.rank, self.part = settings, first_step, rank, settings.batch_scans // world_size
+
+    def __len__(self) -> int:
+        return self.settings.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.settings.steps):
+            first = step * self.settings.batch_scans + self.rank * self.part
+            yield list(range(first, first + self.part))
+
+
+class RunData(lightning.LightningDataModule):
+    """Opens the sources on every rank; rank 0 writes the simulated scans first, for all."""
+
+    examples: Examples
+
+    def __init__(self, config: Config, paths: list[Path], topic: str | None, out: Path, simulate: int, first_step: int,
+                 sensor: BeamPattern | None = None, workers: int = 1) -> None:
+        """Remember what to open; see `train` for the arguments. The ranks share the folder `out`."""
+        super().__init__()
+        self.prepare_data_per_node = False
+        self.config, self.paths, self.topic, self.out, self.simulate = config, paths, topic, out, simulate
+        self.first_step, self.sensor, self.workers = first_step, sensor, workers
+
+    def prepare_data(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.simulate:
+            _write_simulated_bag(self._simulated, self.config.training.seed)
+
+    def setup(self, stage: str) -> None:
+        self.examples = Examples(self.config, self.paths, self.topic, self._simulated if self.simulate else None, self.simulate / 100,
+                                 self.sensor)
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        assert self.trainer is not None
+        batches = RankBatches(self.config.training, self.first_step, self.trainer.global_rank, self.trainer.world_size)
+        # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
+        return DataLoader(self.examples, batch_sampler=batches, collate_fn=list, num_workers=self.workers, prefetch_factor=4,
+                          generator=torch.Generator())
+
+    @property
+    def _simulated(self) -> Path:
+        return self.out / "simulated"
+
+
+def _write_simulated_bag(path: Path, seed: int) -> None:
+    """Bag of simulated scans from many short drives; written once."""
+    if (path / "metadata.yaml").exists():
+        return
+    shutil.rmtree(path, ignore_errors=True)  # what an interrupted start left
+    drives = (simulate_drive(seed * SIMULATED_DRIVES + drive, SCANS_PER_DRIVE) for drive in range(SIMULATED_DRIVES))
+    scans = (scan for drive in drives for scan in drive)
+    write_cloud_bag(path, "/points", (scan._replace(stamp_ns=i * SCAN_PERIOD_NS) for i, scan in enumerate(scans)))
