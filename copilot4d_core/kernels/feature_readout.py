@@ -7,6 +7,7 @@ Unusual: the first layer of the occupancy MLP is linear and trilinear weights su
 and applied to cells instead of samples: one small matrix product per cell, and half the work per sample.
 """
 
+import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ import warp as wp
 
 from copilot4d_core.config import Config
 from copilot4d_core.grid import FloatArray, Grid
-from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
-from copilot4d_core.kernels.skip_mask import SkipMask
+from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.native import NATIVE
+from copilot4d_core.kernels.skip_mask import SkipMask, words_of
 
 
 class ReadoutWeights(NamedTuple):
@@ -30,33 +32,66 @@ class ReadoutWeights(NamedTuple):
     output_bias: float
 
 
+_CHUNK_PATCHES = 64
+"""Neighbouring patches that one CPU thread reads out together: their rows of the matrix stay in the core's fastest memory meanwhile."""
+_PRODUCT = NATIVE + """
+    const int hidden = {hidden}, lanes = hidden < 32 ? hidden : 32;
+    const float* from = feature.data + static_cast<size_t>(patch) * channels;
+    const float* weights = reinterpret_cast<const float*>(matrix.data) + static_cast<size_t>(row) * channels * hidden;
+    const float* start = reinterpret_cast<const float*>(bias.data) + static_cast<size_t>(row) * hidden;
+    float* to = reinterpret_cast<float*>(out.data) + static_cast<size_t>(slot) * hidden;
+    for (int first = 0; first < hidden; first += lanes) {{
+        // Two sums side by side: one would wait for its own last addition.
+        float even[lanes], odd[lanes];
+        for (int k = 0; k < lanes; ++k) {{ even[k] = start[first + k]; odd[k] = 0.0f; }}
+        int channel = 0;
+        for (; channel + 1 < channels; channel += 2) {{
+            const float* w = weights + static_cast<size_t>(channel) * hidden + first;
+            for (int k = 0; k < lanes; ++k) even[k] = MULTIPLY_ADD(from[channel], w[k], even[k]);
+            for (int k = 0; k < lanes; ++k) odd[k] = MULTIPLY_ADD(from[channel + 1], w[hidden + k], odd[k]);
+        }}
+        if (channel < channels) {{
+            const float* w = weights + static_cast<size_t>(channel) * hidden + first;
+            for (int k = 0; k < lanes; ++k) even[k] = MULTIPLY_ADD(from[channel], w[k], even[k]);
+        }}
+        for (int k = 0; k < lanes; ++k) to[first + k] = even[k] + odd[k];
+    }}
+"""
+
+
+@wp.func_native(NATIVE + "return COUNT_BITS(word);")
+def count_bits(word: wp.uint32) -> int:
+    """How many bits are set."""
+    ...
+
+
 @wp.kernel
-def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint8), is_used: wp.array2d(dtype=wp.uint8), columns: int, per_mask_y: int,
-                 per_mask_x: int, slots: wp.array3d(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
+def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint32), columns: int, per_mask_y: int, per_mask_x: int, last_word: wp.uint32,
+                 listed: wp.array2d(dtype=wp.uint32), counts: wp.array(dtype=wp.int32)):
     column = first + wp.tid()
     y = column // columns
     x = column % columns
-    layers = slots.shape[2]
+    rows = listed.shape[0] // columns
+    words = mask.shape[2]
     y0 = wp.max(y - 1, 0) // per_mask_y
-    y1 = wp.min(y + 1, slots.shape[0] - 1) // per_mask_y
+    y1 = wp.min(y + 1, rows - 1) // per_mask_y
     x0 = wp.max(x - 1, 0) // per_mask_x
     x1 = wp.min(x + 1, columns - 1) // per_mask_x
-    near_columns = int(0)
     count = int(0)
-    # First the layers whose own or neighbouring mask cells are occupied, with one layer above and below; then numbers.
-    for my in range(y0, y1 + 1):
-        for mx in range(x0, x1 + 1):
-            if is_used[my, mx] != wp.uint8(0):
-                near_columns += 1
-                for z in range(layers):
-                    if mask[my, mx, z] != wp.uint8(0):
-                        for near in range(wp.max(z - 1, 0), wp.min(z + 2, layers)):
-                            slots[y, x, near] = 1
-    if near_columns > 0:
-        for z in range(layers):
-            if slots[y, x, z] == 1:
-                count += 1
-                slots[y, x, z] = count
+    below = wp.uint32(0)
+    here = mask[y0, x0, 0] | mask[y0, x1, 0] | mask[y1, x0, 0] | mask[y1, x1, 0]
+    for word in range(words):
+        above = wp.uint32(0)
+        if word + 1 < words:
+            above = mask[y0, x0, word + 1] | mask[y0, x1, word + 1] | mask[y1, x0, word + 1] | mask[y1, x1, word + 1]
+        # The cells beside an occupied one are listed, too.
+        near = here | (here << wp.uint32(1)) | (here >> wp.uint32(1)) | (below >> wp.uint32(31)) | (above << wp.uint32(31))
+        if word + 1 == words:
+            near = near & last_word
+        listed[column, 1 + word] = near
+        count += count_bits(near)
+        below = here
+        here = above
     counts[column] = count
 
 
@@ -64,31 +99,42 @@ def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint8), is_used: wp.array
 def _readout_kernel(hidden: int) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
 
+    @wp.func_native(_PRODUCT.format(hidden=hidden))
+    def product(patch: int, row: int, slot: int, channels: int, feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
+                bias: wp.array(dtype=vector), out: wp.array(dtype=vector)):
+        ...
+
     @wp.kernel(module="unique")
-    def readout(first: int, columns: int, per_patch: int, feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
-                bias: wp.array(dtype=vector), counts: wp.array(dtype=wp.int32), ends: wp.array(dtype=wp.int32),
-                slots: wp.array3d(dtype=wp.int32), out: wp.array(dtype=vector)):
-        column = first + wp.tid()
-        start = ends[column] - counts[column]
-        if counts[column] > 0:
-            y = column // columns
-            x = column % columns
-            layers = slots.shape[2]
-            patch = (y // per_patch) * (columns // per_patch) + x // per_patch
-            sub = (y % per_patch) * per_patch + x % per_patch
-            for z in range(layers):
-                if slots[y, x, z] > 0:
-                    row = sub * layers + z
-                    value = bias[row]
-                    for channel in range(feature.shape[1]):
-                        value = value + feature[patch, channel] * matrix[row, channel]
-                    slot = start + slots[y, x, z]
-                    # Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
-                    if slot < out.shape[0]:
-                        slots[y, x, z] = slot
-                        out[slot] = value
-                    else:
-                        slots[y, x, z] = 0
+    def readout(first: int, patch_columns: int, per_patch: int, chunk: int, layers: int, feature: wp.array2d(dtype=wp.float32),
+                matrix: wp.array2d(dtype=vector), bias: wp.array(dtype=vector), counts: wp.array(dtype=wp.int32),
+                ends: wp.array(dtype=wp.int32), listed: wp.array2d(dtype=wp.uint32), capacity: int, out: wp.array(dtype=vector)):
+        # A row of this launch is one place inside its patch, for a chunk of patches side by side.
+        i = first + wp.tid()
+        chunks = patch_columns // chunk
+        begin = (i % chunks) * chunk
+        sub_column = (i // chunks) % per_patch
+        y = i // (chunks * per_patch)
+        sub_row = y % per_patch
+        start = y * patch_columns * per_patch + sub_column
+        for word in range(listed.shape[1] - 1):
+            any_listed = wp.uint32(0)
+            for p in range(begin, begin + chunk):
+                column = start + p * per_patch
+                listed[column, 0] = wp.uint32(ends[column] - counts[column])
+                any_listed = any_listed | listed[column, 1 + word]
+            for bit in range(wp.min(32, layers - 32 * word)):
+                if (any_listed >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
+                    row = (sub_row * per_patch + sub_column) * layers + 32 * word + bit
+                    for p in range(begin, begin + chunk):
+                        column = start + p * per_patch
+                        bits = listed[column, 1 + word]
+                        if (bits >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
+                            slot = int(listed[column, 0]) + 1 + count_bits(bits & ((wp.uint32(1) << wp.uint32(bit)) - wp.uint32(1)))
+                            for before in range(word):
+                                slot += count_bits(listed[column, 1 + before])
+                            # Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
+                            if slot <= capacity:
+                                product((y // per_patch) * patch_columns + p, row, slot, feature.shape[1], feature, matrix, bias, out)
 
     return readout
 
@@ -116,13 +162,13 @@ class FeatureReadout:
         self.hidden_dim = weights.matrix_RCH.shape[2]
         self.vector: Any = wp.types.vector(length=self.hidden_dim, dtype=wp.float32)
         self._matrix, self._bias = memory.place(weights.matrix_RCH, self.vector, 2), memory.place(weights.bias_RH, self.vector)
-        self.output, self.output_bias = self.vector(*map(float, weights.output_H)), weights.output_bias
-        self.slots = memory.array((rows, columns, layers), wp.int32)
-        """(Y, X, Z) int32: row of `hidden`; 0 for a cell that no ray inside the mask can look at."""
+        self.output, self.output_bias = memory.place(weights.output_H, wp.float32), weights.output_bias
+        self.listed = memory.array((rows * columns, 1 + words_of(layers)), wp.uint32)
+        """A row a column of cells: how many cells the columns before it list, then a bit for each of its layers, as in `SkipMask`."""
         self.counts, self.ends = (memory.array(rows * columns, wp.int32) for _ in range(2))
         """Listed cells of each column, and their running sum; the last sum is `total`."""
         self.hidden: Any = None
-        """(capacity + 1,) first layer of the occupancy MLP at each listed cell, before its ReLU; row 0 is no cell."""
+        """(capacity + 2,) first layer of the occupancy MLP at each listed cell, before its ReLU; row 0 is no cell, nor is the last."""
         self.grow(capacity)
 
     def grow(self, cells: int) -> None:
@@ -130,13 +176,13 @@ class FeatureReadout:
         if self.hidden is None or cells > self.capacity:
             if self.hidden is not None:
                 self._memory.free(self.hidden)
-            self.hidden = self._memory.array(cells + 1, self.vector)
+            self.hidden = self._memory.array(cells + 2, self.vector)
             self.hidden.zero_()
 
     @property
     def capacity(self) -> int:
         """Cells that there is memory for."""
-        return len(self.hidden) - 1
+        return len(self.hidden) - 2
 
     def __call__(self, features: Any, mask: SkipMask) -> None:
         """Fill the cells; on a GPU only enqueues.
@@ -146,17 +192,20 @@ class FeatureReadout:
             mask: what rays may look at.
         Deterministic: cells are listed column by column, layers ascending.
         """
-        rows, columns, _ = self.grid.feature_cells_YXZ
+        rows, columns, layers = self.grid.feature_cells_YXZ
         mask_rows, mask_columns, _ = self.grid.mask_cells_YXZ
-        self.slots.zero_()
+        last_word = wp.uint32(2**(layers - 32 * (words_of(layers) - 1)) - 1)
         launch_rows(_mark_kernel, rows * columns, [
-            mask.occupied, mask.is_used, columns, rows // mask_rows, columns // mask_columns, self.slots, self.counts], self.device)
+            mask.bits, columns, rows // mask_rows, columns // mask_columns, last_word, self.listed, self.counts], self.device)
         wp.utils.array_scan(self.counts, self.ends)
         if self._memory.may_read:
             self.grow(self.total())
-        launch_rows(_readout_kernel(self.hidden_dim), rows * columns, [
-            columns, self.grid.config.grid.feature_cells_per_patch, features, self._matrix, self._bias, self.counts, self.ends, self.slots,
-            self.hidden], self.device)
+        per_patch = self.grid.config.grid.feature_cells_per_patch
+        patch_columns = columns // per_patch
+        chunk = math.gcd(patch_columns, _CHUNK_PATCHES) if self.device == CPU else 1
+        launch_rows(_readout_kernel(self.hidden_dim), rows * columns // chunk, [
+            patch_columns, per_patch, chunk, layers, features, self._matrix, self._bias, self.counts, self.ends, self.listed, self.capacity,
+            self.hidden], self.device, max(1, 256 // chunk))
 
     def total(self) -> int:
         """Cells that the last call listed; waits for the device."""

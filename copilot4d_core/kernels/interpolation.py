@@ -15,6 +15,7 @@ from copilot4d_core.grid import FloatArray, Grid, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
 
 AnyFloat = npt.NDArray[Any]
+_CHANNELS_PER_PART = wp.constant(8)
 
 
 class Corners(NamedTuple):
@@ -86,14 +87,18 @@ def _gather_kernel(first: int, features: wp.array2d(dtype=Any), slots: wp.array2
 
 
 @wp.kernel
-def _scatter_kernel(first: int, gradient: wp.array2d(dtype=Any), start: wp.array(dtype=wp.int32), entry: wp.array(dtype=wp.int32),
-                    weights: wp.array2d(dtype=Any), out: wp.array2d(dtype=Any)):
-    cell = first + wp.tid()
-    for k in range(start[cell], start[cell + 1]):
-        sample = entry[k] // 8
-        weight = weights[sample, entry[k] % 8]
-        for channel in range(out.shape[1]):
-            out[cell, channel] = out[cell, channel] + weight * gradient[sample, channel]
+def _scatter_kernel(first: int, gradient: wp.array2d(dtype=Any), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=Any),
+                    out: wp.array2d(dtype=Any)):
+    part = first + wp.tid()
+    # A part has channels of its own, so that no two parts write the same number.
+    begin = part * _CHANNELS_PER_PART
+    end = wp.min(begin + _CHANNELS_PER_PART, out.shape[1])
+    for i in range(slots.shape[0]):
+        for corner in range(8):
+            cell = slots[i, corner]
+            weight = weights[i, corner]
+            for channel in range(begin, end):
+                out[cell, channel] = out[cell, channel] + weight * gradient[i, channel]
 
 
 def _scalar(array: AnyFloat) -> type:
@@ -118,18 +123,14 @@ def interpolate(features_UC: AnyFloat, slot_M8: IntArray, weight_M8: AnyFloat) -
 
 
 def interpolate_backward(gradient_MC: AnyFloat, slot_M8: IntArray, weight_M8: AnyFloat, num_cells: int) -> AnyFloat:
-    """Gradient of `interpolate` with respect to the listed cells: each cell gathers from the samples around it.
+    """Gradient of `interpolate` with respect to the listed cells.
 
     Returns:
         (num_cells, C), the dtype of the gradient. Deterministic: a cell sums its samples in ascending order.
     """
-    flat = slot_M8.reshape(-1)
-    entry = np.argsort(flat, kind="stable").astype(np.int32)
-    start = np.concatenate(([0], np.cumsum(np.bincount(flat, minlength=num_cells)))).astype(np.int32)
     out = np.zeros((num_cells, gradient_MC.shape[1]), dtype=gradient_MC.dtype)
     scalar = _scalar(gradient_MC)
-    launch_rows(_scatter_kernel, num_cells, [
-        wp.array(gradient_MC, dtype=scalar, ndim=2, device=CPU, copy=False), wp.array(start, dtype=wp.int32, device=CPU, copy=False),
-        wp.array(entry, dtype=wp.int32, device=CPU, copy=False), wp.array(weight_M8, dtype=scalar, ndim=2, device=CPU, copy=False),
-        wp.array(out, dtype=scalar, ndim=2, device=CPU, copy=False)])
+    parts = -(-gradient_MC.shape[1] // int(_CHANNELS_PER_PART))
+    launch_rows(_scatter_kernel, parts, [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
+        (gradient_MC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))])
     return out

@@ -80,6 +80,7 @@ class Memory(NamedTuple):
 
 CPU_MEMORY = Memory()
 _PARTS_PER_CORE = 8
+"""Rows differ in cost (far rays are longer), and a core that is done early takes the next part."""
 _MIN_ROWS_PER_PART = 256
 _compiled: set[tuple[Any, ...]] = set()
 
@@ -94,7 +95,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_cores(), thread_name_prefix="kernel")
 
 
-def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str = CPU) -> None:
+def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str = CPU, least: int = _MIN_ROWS_PER_PART,
+                parts_per_core: int = _PARTS_PER_CORE) -> None:
     """Run `kernel(first_row, *inputs)` once for every row.
 
     Args:
@@ -102,11 +104,12 @@ def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str
         rows: number of rows; 0 does nothing.
         inputs: remaining arguments, arrays on `device`.
         device: Warp device name.
+        least: rows that are worth a thread of their own.
+        parts_per_core: 1 where all rows cost the same, for each part costs some ten microseconds.
     """
     if rows == 0:
         return
-    # More parts than cores: rows differ in cost (far rays are longer), and a core that is done early takes the next part.
-    parts = min(_PARTS_PER_CORE * num_cores(), max(1, rows // _MIN_ROWS_PER_PART)) if device == CPU and num_cores() > 1 else 1
+    parts = min(parts_per_core * num_cores(), max(1, rows // least)) if device == CPU and num_cores() > 1 else 1
     if parts == 1:
         wp.launch(kernel, dim=rows, inputs=[0, *inputs], device=device)
         return

@@ -10,15 +10,82 @@ order: shuffling the points of a scan changes no bit of the result. Linear layer
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import warp as wp
 
 from copilot4d_core.config import Config
 from copilot4d_core.grid import FloatArray
 from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.native import NATIVE, TREE
+from copilot4d_core.kernels.vectors import VECTORS, WIDTH
 from copilot4d_core.kernels.voxelize import PATCHES, PILLARS, VOXELS, VoxelBuffers
 
-_FIXED_POINT = 1048576.0
 _EPS = 1e-5
+_LARGEST = 2047.0
+"""What the first layer of a point may reach: 32 bits hold no more in fixed point."""
+_TOTAL = """
+    float part[{length}];
+    for (int k = 0; k < {length}; ++k) part[k] = value.c[k];
+    {tree}
+    return part[0];
+"""
+_POINT_SUM = """
+    const float* matrix = reinterpret_cast<const float*>(point_in.data);
+    const float* bias = reinterpret_cast<const float*>(point_vectors.data);
+    wp::vec_t<DIM, float> sum;
+    long long total[DIM];
+    for (int k = 0; k < DIM; ++k) total[k] = 0;
+    for (int i = begin; i < end; ++i) {
+        const float x = offset.data[3 * i], y = offset.data[3 * i + 1], z = offset.data[3 * i + 2];
+        float value[DIM], mean = 0.0f, variance = 0.0f;
+        for (int k = 0; k < DIM; ++k) {
+            value[k] = MULTIPLY_ADD(z, matrix[2 * DIM + k], MULTIPLY_ADD(y, matrix[DIM + k], MULTIPLY_ADD(x, matrix[k], bias[k])));
+            mean += value[k];
+        }
+        mean /= DIM;
+        for (int k = 0; k < DIM; ++k) {
+            value[k] -= mean;
+            variance = MULTIPLY_ADD(value[k], value[k], variance);
+        }
+        const float factor = 1.0f / ROOT(variance / DIM + 1e-5f);
+        for (int k = 0; k < DIM; ++k) {
+            const float normed = MULTIPLY_ADD(value[k] * factor, bias[DIM + k], bias[2 * DIM + k]);
+            total[k] += static_cast<int>(ROUND((normed > 0.0f ? normed : 0.0f) * 1048576.0f));
+        }
+    }
+    for (int k = 0; k < DIM; ++k) sum.c[k] = static_cast<float>(total[k]) / 1048576.0f;
+    return sum;
+"""
+_POINT_SUM_IN_VECTORS = """
+    typedef long long vl __attribute__((ext_vector_type(16)));
+    const float* matrix = reinterpret_cast<const float*>(point_in.data);
+    const float* bias = reinterpret_cast<const float*>(point_vectors.data);
+    wp::vec_t<DIM, float> sum;
+    vl total[DIM / 16];
+    for (int n = 0; n < DIM / 16; ++n) total[n] = (vl)(0);
+    for (int i = begin; i < end; ++i) {
+        const float x = offset.data[3 * i], y = offset.data[3 * i + 1], z = offset.data[3 * i + 2];
+        vf value[DIM / 16], added = (vf)(0.0f), squares = (vf)(0.0f);
+        for (int n = 0; n < DIM / 16; ++n) {
+            value[n] = fma((vf)(x), load(matrix + 16 * n), load(bias + 16 * n));
+            value[n] = fma((vf)(z), load(matrix + 2 * DIM + 16 * n), fma((vf)(y), load(matrix + DIM + 16 * n), value[n]));
+            added += value[n];
+        }
+        const float mean = sum_of(added) / DIM;
+        for (int n = 0; n < DIM / 16; ++n) {
+            value[n] -= mean;
+            squares = fma(value[n], value[n], squares);
+        }
+        const float factor = 1.0f / __builtin_sqrtf(sum_of(squares) / DIM + 1e-5f);
+        for (int n = 0; n < DIM / 16; ++n) {
+            const vf normed = fma(value[n] * factor, load(bias + DIM + 16 * n), load(bias + 2 * DIM + 16 * n));
+            const vf positive = __builtin_elementwise_max(normed, (vf)(0.0f)) * 1048576.0f;
+            total[n] += __builtin_convertvector(__builtin_convertvector(__builtin_elementwise_roundeven(positive), vi), vl);
+        }
+    }
+    for (int k = 0; k < DIM; ++k) sum.c[k] = static_cast<float>(total[k / 16][k % 16]) / 1048576.0f;
+    return sum;
+"""
 
 
 class PillarWeights(NamedTuple):
@@ -48,26 +115,44 @@ class PillarWeights(NamedTuple):
     """(C,)."""
 
 
+def _point_sum(dim: int) -> str:
+    """The sum over points of the first layer, norm and ReLU; on a CPU sixteen channels at a time where they are so many."""
+    scalar = f"const int DIM = {dim};{_POINT_SUM}"
+    if dim % WIDTH:
+        return NATIVE + scalar
+    return f"{NATIVE}\n#if defined(__CUDA_ARCH__)\n{scalar}\n#else\n{VECTORS}constexpr int DIM = {dim};{_POINT_SUM_IN_VECTORS}\n#endif\n"
+
+
 @cache
 def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel, wp.Kernel]:
     point: Any = wp.types.vector(length=point_dim, dtype=wp.float32)
-    fixed: Any = wp.types.vector(length=point_dim, dtype=wp.int64)
     pillar: Any = wp.types.vector(length=pillar_dim, dtype=wp.float32)
     patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
 
+    @wp.func_native(_TOTAL.format(length=point_dim, tree=TREE.format(length=point_dim)))
+    def point_total(value: point) -> float:
+        ...
+
+    @wp.func_native(_TOTAL.format(length=pillar_dim, tree=TREE.format(length=pillar_dim)))
+    def pillar_total(value: pillar) -> float:
+        ...
+
     @wp.func
     def norm_point(value: point, scale: point, shift: point):
-        mean = wp.dot(value, point(1.0)) / float(wp.static(point_dim))
-        centred = value - point(mean)
-        variance = wp.dot(centred, centred) / float(wp.static(point_dim))
+        centred = value - point(point_total(value) / float(wp.static(point_dim)))
+        variance = point_total(wp.cw_mul(centred, centred)) / float(wp.static(point_dim))
         return wp.cw_mul(centred / wp.sqrt(variance + wp.static(_EPS)), scale) + shift
 
     @wp.func
     def norm_pillar(value: pillar, scale: pillar, shift: pillar):
-        mean = wp.dot(value, pillar(1.0)) / float(wp.static(pillar_dim))
-        centred = value - pillar(mean)
-        variance = wp.dot(centred, centred) / float(wp.static(pillar_dim))
+        centred = value - pillar(pillar_total(value) / float(wp.static(pillar_dim)))
+        variance = pillar_total(wp.cw_mul(centred, centred)) / float(wp.static(pillar_dim))
         return wp.cw_mul(centred / wp.sqrt(variance + wp.static(_EPS)), scale) + shift
+
+    @wp.func_native(_point_sum(point_dim))
+    def point_sum(begin: int, end: int, offset: wp.array2d(dtype=wp.float32), point_in: wp.array(dtype=point),
+                  point_vectors: wp.array(dtype=point)) -> point:
+        ...
 
     @wp.kernel(module="unique")
     def voxel_kernel(first: int, offset: wp.array2d(dtype=wp.float32), start: wp.array(dtype=wp.int32), layer: wp.array(dtype=wp.int32),
@@ -77,16 +162,10 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
         v = first + wp.tid()
         if v >= counts[wp.static(VOXELS)]:
             return
-        total = fixed()
-        for i in range(start[v], start[v + 1]):
-            value = point_vectors[0] + offset[i, 0] * point_in[0] + offset[i, 1] * point_in[1] + offset[i, 2] * point_in[2]
-            value = wp.max(norm_point(value, point_vectors[1], point_vectors[2]), point())
-            for c in range(wp.static(point_dim)):
-                total[c] = total[c] + wp.int64(wp.rint(value[c] * wp.static(_FIXED_POINT)))
-        count = float(start[v + 1] - start[v])
-        voxel = count * voxel_vectors[0]
+        total = point_sum(start[v], start[v + 1], offset, point_in, point_vectors)
+        voxel = float(start[v + 1] - start[v]) * voxel_vectors[0]
         for c in range(wp.static(point_dim)):
-            voxel = voxel + (wp.float32(total[c]) / wp.static(_FIXED_POINT)) * point_out[c]
+            voxel = voxel + total[c] * point_out[c]
         voxel = norm_point(voxel, voxel_vectors[1], voxel_vectors[2])
         hidden = layer_table[layer[v]]
         for c in range(wp.static(point_dim)):
@@ -145,7 +224,14 @@ class PillarFeatures:
         Args:
             num_patches: cells of the patch map.
             capacity: most points of a scan.
+        Raises:
+            ValueError: a first layer whose values may be too large for the fixed point of the sums.
         """
+        _, scale, shift = weights.point_vectors
+        largest = float((np.abs(scale) * np.sqrt(len(scale)) + np.abs(shift)).max())  # a value after a norm is at most the root of their number
+        if largest > _LARGEST:
+            raise ValueError(f"voxel encoder: expected a norm whose values stay below {_LARGEST:.0f}, these weights may reach {largest:.0f}; "
+                             "train it again")
         self.dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
         self.num_patches, self.device = num_patches, memory.device
         point, pillar, self.patch_type = (wp.types.vector(length=dim, dtype=wp.float32) for dim in self.dims)
@@ -166,7 +252,7 @@ class PillarFeatures:
             out: Warp array (num_patches,) of vectors; a blank cell gets the bias. The same bits for any order of the points.
         """
         voxel_kernel, pillar_kernel, patch_kernel, blank_kernel = _kernels(*self.dims)
-        launch_rows(blank_kernel, self.num_patches, [self._patch_bias, out], self.device)
+        launch_rows(blank_kernel, self.num_patches, [self._patch_bias, out], self.device, parts_per_core=1)
         if not count:
             return
         launch_rows(voxel_kernel, voxels.rows(VOXELS, count), [

@@ -1,6 +1,6 @@
 """The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
 
-In: the feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, and opacity.
+In: the feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, opacity and, when asked for, two returns.
 Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the features; see `feature_readout.py`.
 """
 
@@ -8,59 +8,105 @@ Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the fe
 from functools import cache
 from typing import Any
 
-import numpy as np
 import warp as wp
 
 from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
+from copilot4d_core.kernels.native import NATIVE, TREE
+from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
-from copilot4d_core.kernels.volume_rendering import softplus
 
-WEIGHTED, OPACITY, MEDIAN, STRONGEST = range(4)
+WEIGHTED, OPACITY, MEDIAN, STRONGEST, NEAR, NEAR_WEIGHT, FAR, FAR_WEIGHT = range(8)
 """Rows of the result. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: first distance in metres at
 which the summed weight reaches one half, NaN when it never does. STRONGEST: distance in metres of the largest weight, NaN
-without a sample. A ray that crosses no occupied cell has 0, 0, NaN, NaN."""
+without a sample. A ray that crosses no occupied cell has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of
+`ray_returns.py`, and their weights; 0, 0 for one that is not there."""
+DEPTH_ROWS, ALL_ROWS = 4, 8
+"""How many rows there are without and with returns."""
+
+
+_EXPONENTIAL = """
+#if defined(__CUDA_ARCH__)
+    return expf(x);
+#else
+    // 2^(n + r) with |r| <= 1/2: the power series of 2^r to its seventh term errs by less than float32 can tell; without a call, registers stay.
+    const float scaled = x * 1.44269504f;
+    const float bounded = scaled < -126.0f ? -126.0f : scaled > 126.0f ? 126.0f : scaled;
+    const int n = static_cast<int>(bounded + (bounded < 0.0f ? -0.5f : 0.5f));
+    const float r = (bounded - static_cast<float>(n)) * 0.693147181f;
+    float series = 1.0f / 5040.0f;
+    series = series * r + 1.0f / 720.0f;
+    series = series * r + 1.0f / 120.0f;
+    series = series * r + 1.0f / 24.0f;
+    series = series * r + 1.0f / 6.0f;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    const int bits = (n + 127) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, 4);
+    return series * power;
+#endif
+"""
+_OCCUPANCY_LOGIT = NATIVE + """
+    const int hidden = {hidden};
+    // float64: 80 m over cells of a few centimetres leaves float32 an error that moves far surfaces by a millimetre.
+    double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
+    at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
+    at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
+    at_z = at_z < 0.0 ? 0.0 : at_z > shape_z - 1 ? shape_z - 1 : at_z;
+    int x = static_cast<int>(at_x), y = static_cast<int>(at_y), z = static_cast<int>(at_z);
+    x = x > shape_x - 2 ? shape_x - 2 : x;
+    y = y > shape_y - 2 ? shape_y - 2 : y;
+    z = z > shape_z - 2 ? shape_z - 2 : z;
+    const float fx = static_cast<float>(at_x - x), fy = static_cast<float>(at_y - y), fz = static_cast<float>(at_z - z);
+    const float weight[4] = {{(1.0f - fy) * (1.0f - fx), (1.0f - fy) * fx, fy * (1.0f - fx), fy * fx}};
+    const unsigned int under = (1u << (z & 31)) - 1u;
+    const float* corner[4];
+    for (int k = 0; k < 4; ++k) {{
+        const unsigned int* column = listed.data + (static_cast<size_t>(y + (k >> 1)) * shape_x + x + (k & 1)) * (1 + words);
+        int slot = static_cast<int>(column[0]) + 1 + COUNT_BITS(column[1 + (z >> 5)] & under);
+        for (int word = 0; word < (z >> 5); ++word) slot += COUNT_BITS(column[1 + word]);
+        // The layers of a column are listed one after the other, so the cell above is the next row. Row 0 stands for what the memory did not hold.
+        corner[k] = reinterpret_cast<const float*>(cells.data) + static_cast<size_t>(slot + 1 < cells.shape[0] ? slot : 0) * hidden;
+    }}
+    // One loop for each step, and the sum as a tree: so the compiler finds the vector instructions.
+    float part[hidden];
+    for (int j = 0; j < hidden; ++j) {{
+        float lower = weight[0] * corner[0][j], upper = weight[0] * corner[0][hidden + j];
+        lower = MULTIPLY_ADD(weight[1], corner[1][j], lower), upper = MULTIPLY_ADD(weight[1], corner[1][hidden + j], upper);
+        lower = MULTIPLY_ADD(weight[2], corner[2][j], lower), upper = MULTIPLY_ADD(weight[2], corner[2][hidden + j], upper);
+        lower = MULTIPLY_ADD(weight[3], corner[3][j], lower), upper = MULTIPLY_ADD(weight[3], corner[3][hidden + j], upper);
+        const float between = MULTIPLY_ADD(fz, upper - lower, lower);
+        part[j] = (between > 0.0f ? between : 0.0f) * output.data[j];
+    }}
+    {tree}
+    return part[0];
+"""
+
+
+@wp.func_native(_EXPONENTIAL)
+def exponential(x: float) -> float:
+    """e^x; beyond 2^-126 and 2^126 it stays there."""
+    ...
 
 
 @cache
-def _march_kernel(hidden: int) -> wp.Kernel:
+def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
 
-    @wp.func
-    def cell_coordinate(origin: float, direction: float, distance: float, low: float, size: float, cells: int):
-        # float64: 80 m over cells of a few centimetres leaves float32 an error that moves far surfaces by a millimetre.
-        position = wp.float64(origin) + wp.float64(distance) * wp.float64(direction)
-        return wp.clamp((position - wp.float64(low)) / wp.float64(size) - wp.float64(0.5), wp.float64(0.0), wp.float64(cells - 1))
-
-    @wp.func
-    def occupancy_logit(origin: wp.vec3, direction: wp.vec3, distance: float, low: wp.vec3, size: wp.vec3, shape: wp.vec3i,
-                        slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector), output: vector, bias: float):
-        ux = cell_coordinate(origin[0], direction[0], distance, low[0], size[0], shape[0])
-        uy = cell_coordinate(origin[1], direction[1], distance, low[1], size[1], shape[1])
-        uz = cell_coordinate(origin[2], direction[2], distance, low[2], size[2], shape[2])
-        x = wp.min(int(ux), shape[0] - 2)
-        y = wp.min(int(uy), shape[1] - 2)
-        z = wp.min(int(uz), shape[2] - 2)
-        fx = float(ux - wp.float64(x))
-        fy = float(uy - wp.float64(y))
-        fz = float(uz - wp.float64(z))
-        # Layers of a column are listed one after the other, so the cell above is the next row.
-        s00 = slots[y, x, z]
-        s01 = slots[y, x + 1, z]
-        s10 = slots[y + 1, x, z]
-        s11 = slots[y + 1, x + 1, z]
-        lower = (1.0 - fy) * ((1.0 - fx) * cells[s00] + fx * cells[s01]) + fy * ((1.0 - fx) * cells[s10] + fx * cells[s11])
-        upper = (1.0 - fy) * ((1.0 - fx) * cells[s00 + 1] + fx * cells[s01 + 1]) + fy * (
-            (1.0 - fx) * cells[s10 + 1] + fx * cells[s11 + 1])
-        value = (1.0 - fz) * lower + fz * upper
-        return wp.dot(wp.max(value, vector()), output) + bias
+    @wp.func_native(_OCCUPANCY_LOGIT.format(hidden=hidden, tree=TREE.format(length=hidden)))
+    def occupancy_logit(distance: float, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64, z_start: wp.float64,
+                        z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int, listed: wp.array2d(dtype=wp.uint32),
+                        cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32)) -> float:
+        ...
 
     @wp.kernel(module="unique")
     def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
-              log_stop: float, size: wp.vec3, shape: wp.vec3i, slots: wp.array3d(dtype=wp.int32), cells: wp.array(dtype=vector),
-              output: vector, bias: float, out: wp.array2d(dtype=wp.float32)):
+              stop: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
+              output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
         i = first + wp.tid()
         origin = origins[i]
         direction = directions[i]
@@ -69,25 +115,33 @@ def _march_kernel(hidden: int) -> wp.Kernel:
         half = wp.float32(wp.nan)
         best = float(0.0)
         best_distance = wp.float32(wp.nan)
-        log_clear = float(0.0)
         clear = float(1.0)
         count = int(0)
+        if with_returns:
+            returns = RayReturns()
+        # Feature-grid coordinates along the ray, in cells.
+        x_slope = wp.float64(direction[0]) / wp.float64(size[0])
+        y_slope = wp.float64(direction[1]) / wp.float64(size[1])
+        z_slope = wp.float64(direction[2]) / wp.float64(size[2])
+        x_start = (wp.float64(origin[0]) - wp.float64(mask.low[0])) / wp.float64(size[0]) - wp.float64(0.5)
+        y_start = (wp.float64(origin[1]) - wp.float64(mask.low[1])) / wp.float64(size[1]) - wp.float64(0.5)
+        z_start = (wp.float64(origin[2]) - wp.float64(mask.low[2])) / wp.float64(size[2]) - wp.float64(0.5)
         span = region_entry(origin, direction, mask.low, mask.high)
         if span[1] > span[0]:
             spacings = face_spacings(direction, mask)
             walk = next_run(start_walk(origin, direction, span[0], span[1], mask), direction, spacings, mask)
-            while walk.distance < walk.end and count < limit and log_clear > log_stop:
+            while walk.distance < walk.end and count < limit and clear > stop:
                 begin = walk.distance
                 walk = past_run(walk, direction, spacings, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
                 for k in range(number):
-                    if count < limit and log_clear > log_stop:
+                    if count < limit and clear > stop:
                         distance = begin + (float(k) + 0.5) * spacing
-                        logit = occupancy_logit(origin, direction, distance, mask.low, size, shape, slots, cells, output, bias)
-                        # w_i = alpha_i T_i = T_i - T_{i+1}, which saves a second logarithm and exponential.
-                        log_clear = log_clear - softplus(logit)
-                        clear_behind = wp.exp(log_clear)
+                        logit = occupancy_logit(distance, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
+                                                listed.shape[1] - 1, listed, cells, output) + bias
+                        # 1 - alpha_i = 1 / (1 + exp(x_i)), and w_i = alpha_i T_i = T_i - T_{i+1}: one exponential a sample.
+                        clear_behind = clear / (1.0 + exponential(logit))
                         weight = clear - clear_behind
                         clear = clear_behind
                         depth += weight * distance
@@ -97,19 +151,27 @@ def _march_kernel(hidden: int) -> wp.Kernel:
                         if weight > best:
                             best = weight
                             best_distance = distance
+                        if with_returns:
+                            returns = with_sample(returns, distance, weight)
                         count += 1
                 walk = next_run(walk, direction, spacings, mask)
         out[0, i] = depth
         out[1, i] = total
         out[2, i] = half
         out[3, i] = best_distance
+        if with_returns:
+            returns = closed(returns)
+            out[4, i] = returns.near_m
+            out[5, i] = returns.near_weight
+            out[6, i] = returns.far_m
+            out[7, i] = returns.far_weight
 
     return march
 
 
 def kernels(config: Config) -> list[wp.Kernel]:
     """The kernels of this file for these settings."""
-    return [_march_kernel(config.feature_grid.hidden)]
+    return [_march_kernel(config.feature_grid.hidden, with_returns) for with_returns in (False, True)]
 
 
 def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: Any, rays: int, out: Any) -> None:
@@ -123,12 +185,12 @@ def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: 
         mask: what rays may look at.
         origins, directions: Warp arrays of wp.vec3, metres and unit vectors.
         rays: how many of them to render.
-        out: Warp array (4, rays or more) float32; see `WEIGHTED` and its neighbours.
+        out: Warp array (4, rays or more) float32, or (8, rays or more) for the returns, too; see `WEIGHTED` and its neighbours.
     """
     grid, device = cells.grid, cells.device
     rows, columns, layers = grid.feature_cells_YXZ
     settings = grid.config.rendering
-    launch_rows(_march_kernel(cells.hidden_dim), rays, [
-        origins, directions, mask_grid(mask.occupied, grid), settings.step_m, settings.max_samples, float(np.log(settings.stop_transmittance)),
-        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.slots, cells.hidden, cells.output,
+    launch_rows(_march_kernel(cells.hidden_dim, out.shape[0] == ALL_ROWS), rays, [
+        origins, directions, mask_grid(mask.bits, grid), settings.step_m, settings.max_samples, settings.stop_transmittance,
+        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed, cells.hidden, cells.output,
         cells.output_bias, out], device)

@@ -1,6 +1,6 @@
 """Where a ray crosses the cells of the skip mask: the shared geometry of both ray kernels.
 
-The mask is uint8 (Y, X, Z). A ray is cut at the region's faces (slab test) and walked cell by cell; neighbouring
+The mask is one bit a cell, see `skip_mask.py`. A ray is cut at the region's faces (slab test) and walked cell by cell; neighbouring
 occupied cells form one run, and samples divide a run evenly at no more than one step apart, at least one a run.
 """
 
@@ -18,18 +18,18 @@ from copilot4d_core.grid import Grid
 class MaskGrid:
     """The skip mask and its geometry in metres; triples are x, y, z."""
 
-    occupied: wp.array3d(dtype=wp.uint8)
+    bits: wp.array3d(dtype=wp.uint32)
     low: wp.vec3
     high: wp.vec3
     cell: wp.vec3
     shape: wp.vec3i
 
 
-def mask_grid(occupied: Any, grid: Grid) -> MaskGrid:
-    """A skip mask, Warp array (Y, X, Z) uint8, with its geometry."""
+def mask_grid(bits: Any, grid: Grid) -> MaskGrid:
+    """The bits of a `SkipMask` with their geometry."""
     rows, columns, layers = grid.mask_cells_YXZ
     result = MaskGrid()
-    result.occupied = occupied
+    result.bits = bits
     result.low = wp.vec3(*map(float, grid.minimum_m))
     result.high = wp.vec3(*map(float, grid.maximum_m))
     result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
@@ -114,7 +114,7 @@ def start_walk(origin: wp.vec3, direction: wp.vec3, near: float, far: float, mas
 @wp.func
 def is_occupied(walk: Walk, mask: MaskGrid):
     """Whether the cell of the walk is rendered."""
-    return mask.occupied[walk.y, walk.x, walk.z] != wp.uint8(0)
+    return (mask.bits[walk.y, walk.x, walk.z >> 5] >> wp.uint32(walk.z & 31)) & wp.uint32(1) != wp.uint32(0)
 
 
 @wp.func

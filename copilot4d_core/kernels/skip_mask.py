@@ -1,6 +1,6 @@
 """The skip mask on a device: which cells rays look at.
 
-In: the decoder's pooled logits and a threshold, or a mask that is given. Out: one byte per cell, and which columns have any.
+In: the decoder's pooled logits and a threshold, or a mask that is given. Out: one bit per cell, a column of cells in one or two words.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
 
 
 @wp.kernel
-def _threshold_kernel(first: int, logits: wp.array3d(dtype=wp.float32), threshold: float, occupied: wp.array3d(dtype=wp.uint8),
-                      is_used: wp.array2d(dtype=wp.uint8)):
+def _threshold_kernel(first: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32)):
     column = first + wp.tid()
     y = column // logits.shape[1]
     x = column % logits.shape[1]
-    used = int(0)
-    for z in range(logits.shape[2]):
-        is_occupied = wp.where(logits[y, x, z] > threshold, 1, 0)
-        occupied[y, x, z] = wp.uint8(is_occupied)
-        used = used | is_occupied
-    is_used[y, x] = wp.uint8(used)
+    for word in range(bits.shape[2]):
+        value = wp.uint32(0)
+        for z in range(32 * word, wp.min(32 * word + 32, logits.shape[2])):
+            if logits[y, x, z] > threshold:
+                value = value | (wp.uint32(1) << wp.uint32(z & 31))
+        bits[y, x, word] = value
 
 
 def kernels() -> list[wp.Kernel]:
@@ -33,24 +32,30 @@ def kernels() -> list[wp.Kernel]:
     return [_threshold_kernel]
 
 
+def words_of(layers: int) -> int:
+    """Words of 32 bits for a column of layers."""
+    return -(-layers // 32)
+
+
 class SkipMask:
-    """Pooled skip mask. Source: CoPilot4D, figures 6 and 8: probability above a threshold, which the paper does not state."""
+    """Pooled skip mask. Source: CoPilot4D, figures 6 and 8: probability above a threshold, which the paper does not state.
+
+    Without the spatial skip every cell is in it.
+    """
 
     def __init__(self, grid: Grid, memory: Memory = CPU_MEMORY) -> None:
         """Allocate."""
         self.grid, self.device = grid, memory.device
         rows, columns, layers = grid.mask_cells_YXZ
-        self.occupied = memory.array((rows, columns, layers), wp.uint8)
-        """(Y, X, Z) uint8, 0 or 1."""
-        self.is_used = memory.array((rows, columns), wp.uint8)
-        """(Y, X) uint8: whether any layer is occupied."""
-        probability = grid.config.spatial_skip.threshold
-        self._logit_threshold = float(np.log(probability / (1 - probability)))
+        self.bits = memory.array((rows, columns, words_of(layers)), wp.uint32)
+        """(Y, X, words of 32 layers) uint32: layer z is bit z % 32 of word z // 32. So small that it stays in a core's fastest memory."""
+        settings = grid.config.spatial_skip
+        self._logit_threshold = float(np.log(settings.threshold / (1 - settings.threshold))) if settings.enabled else -np.inf
 
     def fill_from_logits(self, logits: Any) -> None:
         """Mask of the decoder, from a Warp array (Y, X, Z) float32; on a GPU only enqueues."""
         rows, columns, _ = self.grid.mask_cells_YXZ
-        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.occupied, self.is_used], self.device)
+        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.bits], self.device)
 
     def fill(self, mask_YXZ: BoolArray) -> None:
         """A given mask, such as the ground truth.
@@ -60,5 +65,6 @@ class SkipMask:
         """
         if mask_YXZ.shape != self.grid.mask_cells_YXZ:
             raise ValueError(f"mask: expected shape {self.grid.mask_cells_YXZ} (y, x, z), got {mask_YXZ.shape}")
-        self.occupied.assign(np.ascontiguousarray(mask_YXZ).view(np.uint8))
-        self.is_used.assign(mask_YXZ.any(axis=2).view(np.uint8))
+        packed = np.zeros((*mask_YXZ.shape[:2], 4 * self.bits.shape[2]), dtype=np.uint8)
+        packed[:, :, :-(-mask_YXZ.shape[2] // 8)] = np.packbits(mask_YXZ, axis=2, bitorder="little")
+        self.bits.assign(packed.view("<u4"))

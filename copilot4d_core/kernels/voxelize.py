@@ -185,14 +185,14 @@ def voxelize_into(buffers: VoxelBuffers, points: Any, count: int, grid: Grid) ->
     low, high, size = (wp.vec3(*map(float, v)) for v in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m))
     shape = wp.vec3i(columns, rows, layers)
     keys, slots = buffers.keys, patch * patch
-    launch_rows(_key_kernel, count, [points, low, high, size, shape, patch, keys, buffers.order], device)
+    launch_rows(_key_kernel, count, [points, low, high, size, shape, patch, keys, buffers.order], device, parts_per_core=1)
     wp.utils.radix_sort_pairs(keys, buffers.order, count)
-    launch_rows(_offset_kernel, count, [points, low, size, shape, patch, keys, buffers.order, buffers.offset], device)
-    launch_rows(_begin_kernel, count, [keys, layers, slots, count, buffers.begins], device)
+    launch_rows(_offset_kernel, count, [points, low, size, shape, patch, keys, buffers.order, buffers.offset], device, parts_per_core=1)
+    launch_rows(_begin_kernel, count, [keys, layers, slots, count, buffers.begins], device, parts_per_core=1)
     wp.utils.array_scan(buffers.begins[:3 * count], buffers.ranks[:3 * count])
     launch_rows(_list_kernel, count, [
         keys, layers, slots, count, buffers.begins, buffers.ranks, buffers.voxel_start, buffers.voxel_layer, buffers.pillar_start,
-        buffers.pillar_slot, buffers.patch_start, buffers.patch_index, buffers.counts], device)
+        buffers.pillar_slot, buffers.patch_start, buffers.patch_index, buffers.counts], device, parts_per_core=1)
 
 
 def voxelize(points_m: FloatArray, grid: Grid) -> Voxels:

@@ -1,0 +1,118 @@
+"""C++ that the kernels of the dense networks begin with: vectors of 16 floats, layer norm, GELU, and a matrix product in registers.
+
+Unusual: for the CPU alone (on a GPU TensorRT runs these networks). The compiler maps a vector to what the processor has: one AVX-512,
+two AVX or four NEON registers. A snippet is the body of a function, so that what it calls are lambdas, which are inlined.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from typing import Any
+
+import warp as wp
+
+import copilot4d_core.kernels.launch  # noqa: F401 - starts Warp
+
+WIDTH = 16
+"""Floats of a vector; every number of channels must be a multiple of it."""
+
+VECTORS = """
+    typedef float vf __attribute__((ext_vector_type(16), aligned(4)));
+    typedef float vh __attribute__((ext_vector_type(8)));
+    typedef float vq __attribute__((ext_vector_type(4)));
+    typedef int vi __attribute__((ext_vector_type(16)));
+#if defined(__AVX512F__)
+    constexpr int TALL = 8;
+#else
+    constexpr int TALL = 4;
+#endif
+    const auto load = [](const float* from) -> vf { return *reinterpret_cast<const vf*>(from); };
+    const auto store = [](float* to, vf value) { *reinterpret_cast<vf*>(to) = value; };
+    const auto fma = [](vf a, vf b, vf c) -> vf { return __builtin_elementwise_fma(a, b, c); };
+    const auto sum_of = [](vf v) -> float {
+        const vh half = v.lo + v.hi;
+        const vq quarter = half.lo + half.hi;
+        return (quarter.x + quarter.z) + (quarter.y + quarter.w);
+    };
+    const auto largest_of = [](vf v) -> float {
+        const vh half = __builtin_elementwise_max(v.lo, v.hi);
+        const vq quarter = __builtin_elementwise_max(half.lo, half.hi);
+        const float even = quarter.x > quarter.z ? quarter.x : quarter.z, odd = quarter.y > quarter.w ? quarter.y : quarter.w;
+        return even > odd ? even : odd;
+    };
+    // 2^n e^r with |r| <= ln(2) / 2: the power series to its seventh term errs by less than float32 can tell.
+    const auto exponential = [&](vf x) -> vf {
+        const vf bounded = __builtin_elementwise_min(__builtin_elementwise_max(x, (vf)(-80.0f)), (vf)(88.0f));
+        const vf n = __builtin_elementwise_roundeven(bounded * 1.44269504f);
+        const vf r = fma(n, (vf)(-1.42860677e-6f), fma(n, (vf)(-0.693145752f), bounded));
+        vf series = (vf)(1.0f / 5040.0f);
+        series = fma(series, r, (vf)(1.0f / 720.0f));
+        series = fma(series, r, (vf)(1.0f / 120.0f));
+        series = fma(series, r, (vf)(1.0f / 24.0f));
+        series = fma(series, r, (vf)(1.0f / 6.0f));
+        series = fma(series, r, (vf)(0.5f));
+        series = fma(series, r, (vf)(1.0f));
+        series = fma(series, r, (vf)(1.0f));
+        const vi bits = (__builtin_convertvector(n, vi) + 127) << 23;
+        vf power;
+        __builtin_memcpy(&power, &bits, sizeof(power));
+        // Below it 0: what float32 could still hold becomes denormal a product later, and such numbers cost a hundred times as much.
+        return x < -80.0f ? (vf)(0.0f) : series * power;
+    };
+    // x Phi(x); erf as in Abramowitz and Stegun 7.1.26, which errs by at most 1.5e-7.
+    const auto gelu = [&](vf x) -> vf {
+        const vf z = __builtin_elementwise_abs(x) * 0.707106781f;
+        const vf t = 1.0f / fma(z, (vf)(0.3275911f), (vf)(1.0f));
+        vf series = (vf)(1.061405429f);
+        series = fma(series, t, (vf)(-1.453152027f));
+        series = fma(series, t, (vf)(1.421413741f));
+        series = fma(series, t, (vf)(-0.284496736f));
+        series = fma(series, t, (vf)(0.254829592f));
+        const vf tail = series * t * exponential(-z * z);
+        return 0.5f * (x + __builtin_elementwise_abs(x) * (1.0f - tail));
+    };
+    // (x - mean) / sqrt(variance + 1e-5) * scale + shift over the channels of a row.
+    const auto layer_norm = [&](const float* from, const float* scale, const float* shift, int channels, auto&& put) {
+        vf sum = (vf)(0.0f), squares = (vf)(0.0f);
+        for (int j = 0; j < channels; j += 16) sum += load(from + j);
+        const float mean = sum_of(sum) / channels;
+        for (int j = 0; j < channels; j += 16) {
+            const vf centred = load(from + j) - mean;
+            squares = fma(centred, centred, squares);
+        }
+        const float factor = 1.0f / __builtin_sqrtf(sum_of(squares) / channels + 1e-5f);
+        for (int j = 0; j < channels; j += 16) put(j, fma((load(from + j) - mean) * factor, load(scale + j), load(shift + j)));
+    };
+    // rows x inner times inner x columns; the matrix comes as packed by `packed`, TALL divides rows.
+    const auto product = [&](const float* from, int stride, int rows, int inner, const float* matrix, const float* bias, int columns, auto&& put) {
+        for (int j = 0; j < columns; j += 16) {
+            const float* column = matrix + static_cast<size_t>(j) * inner;
+            for (int i = 0; i < rows; i += TALL) {
+                const float* row = from + static_cast<size_t>(i) * stride;
+                vf sum[TALL];
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) sum[r] = load(bias + j);
+                for (int k = 0; k < inner; ++k) {
+                    const vf factor = load(column + 16 * k);
+#pragma unroll
+                    for (int r = 0; r < TALL; ++r) sum[r] = fma((vf)(row[static_cast<size_t>(r) * stride + k]), factor, sum[r]);
+                }
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) put(i + r, j, sum[r]);
+            }
+        }
+    };
+"""
+"""To be put before the code of a snippet."""
+
+
+def _widest() -> dict[str, Any]:
+    flags = getattr(wp.config, "cpu_compiler_flags", None)
+    if flags is None or "module_options" not in inspect.signature(wp.kernel).parameters or platform.machine() not in ("x86_64", "AMD64"):
+        return {}
+    return {"module_options": {"cpu_compiler_flags": f"{flags} -mprefer-vector-width=512"}}
+
+
+WIDEST = _widest()
+"""More arguments of `wp.kernel`: registers of 512 bits where the processor has them, which compilers avoid unasked; an older Warp can't be told."""
