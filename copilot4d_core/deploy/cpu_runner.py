@@ -14,14 +14,16 @@ from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import KernelWeights
 from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
 from copilot4d_core.deploy.stage_clock import StageClock
+from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray
 
 
 class CpuRunner(abc.ABC):
     """See `Runner` for the contract."""
 
-    def __init__(self, config: Config, model_id: str, weights: KernelWeights) -> None:
-        self.config, self.model_id = config, model_id
+    def __init__(self, config: Config, model_id: str, weights: KernelWeights, backend: str) -> None:
+        self.config, self.model_id, self.backend = config, model_id, backend
+        self.prior: TokenPrior | None = None  # `open_runner` knows where it lies
         self._stages, self._clock = CpuStages(weights, config), StageClock()
 
     def __enter__(self) -> CpuRunner:
@@ -54,21 +56,21 @@ class CpuRunner(abc.ABC):
         with self._clock("encode"):
             return self._tokens(patches)
 
-    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+    def decode(self, tokens: TokenArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets, with the skip mask that the tokens predict.
 
         Raises:
             ValueError: a grid of another shape, or a token that the codebook does not have.
         """
-        return self._render(tokens, rays, None)
+        return self._render(tokens, rays, None, with_returns)
 
-    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
+    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray, with_returns: bool = False) -> Rendering:
         """As `decode`, with a given skip mask, (Y, X, Z) bool."""
-        return self._render(tokens, rays, mask)
+        return self._render(tokens, rays, mask, with_returns)
 
-    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None) -> Rendering:
+    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None, with_returns: bool) -> Rendering:
         check_token_grid(tokens, self.config, self.model_id)
         with self._clock("decode"):
             features, skip = self._decoded(tokens)
         with self._clock("render"):
-            return self._stages.render(features, skip if mask is None else mask, rays)
+            return self._stages.render(features, skip if mask is None else mask, rays, with_returns)

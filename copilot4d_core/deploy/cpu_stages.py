@@ -20,7 +20,7 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU
 from copilot4d_core.kernels.pillar_features import PillarFeatures
-from copilot4d_core.kernels.ray_march import march_rays
+from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
 
@@ -59,7 +59,7 @@ class CpuStages:
         self._pillars(self._voxels, count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
         return self._map
 
-    def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays) -> Rendering:
+    def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets.
 
         Args:
@@ -71,7 +71,7 @@ class CpuStages:
         else:
             self._mask.fill_from_logits(_array(skip, wp.float32, 3))
         self._readout(_array(features_HWC.reshape(-1, features_HWC.shape[-1]), wp.float32, 2), self._mask)
-        marched = np.empty((4, len(rays.directions)), dtype=np.float32)
+        marched = np.empty((ALL_ROWS if with_returns else DEPTH_ROWS, len(rays.directions)), dtype=np.float32)
         march_rays(self._readout, self._mask, _array(rays.origins_m, wp.vec3), _array(rays.directions, wp.vec3), len(rays.directions),
                    _array(marched, wp.float32, 2))
         return rendering_from_march(marched, self.config.rendering.opacity_threshold)

@@ -72,6 +72,7 @@ except cuda.Error as error:
 NEEDS = {
     "torch": ("torch", "Warp"),
     "onnx": ("ONNX Runtime", "onnx", "Warp"),
+    "kernels": ("Warp",),
     "tensorrt": ("NVIDIA driver", "GPU", "Warp", "pycuda", "TensorRT"),
 }
 """Findings that a runner cannot do without."""

@@ -1,7 +1,7 @@
 """`copilot4d export`: weights to a folder of ONNX networks, checked before it takes its name.
 
-What goes in: a model. What comes out: encoder.onnx, decoder.onnx, kernels.safetensors and manifest.json, and what the
-self-check measured. Unusual: everything is written and checked in a hidden neighbour folder, which is renamed at the end.
+What goes in: a model. What comes out: encoder.onnx, decoder.onnx, kernels.safetensors and manifest.json, prior.safetensors where the
+model has one, and what the self-check measured. Unusual: everything is written and checked in a hidden neighbour folder, which is renamed at the end.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from copilot4d_core.deploy.kernel_weights import arrays_from
 from copilot4d_core.deploy.manifest import DECODER, ENCODER, KERNELS, PRECISIONS, Manifest, networks, sha256_of, write_manifest
 from copilot4d_core.deploy.onnx_builder import OPSET
 from copilot4d_core.deploy.onnx_runner import open_session
+from copilot4d_core.deploy.prior_file import IN_EXPORT
+from copilot4d_core.deploy.token_prior import load_prior
 from copilot4d_core.model_file import Model, write_tensors
 
-TENSORRT_OPERATORS = frozenset({"Add", "ArgMax", "Cast", "Gather", "Gelu", "LayerNormalization", "MatMul", "Max", "ReduceMax", "Reshape",
-                                "Softmax", "Transpose"})
+TENSORRT_OPERATORS = frozenset({"Add", "ArgMax", "Cast", "Gather", "Gelu", "LayerNormalization", "MatMul", "Max", "Mul", "ReduceMax", "ReduceSum",
+                                "Reshape", "Round", "Softmax", "Tanh", "Transpose"})
 """What our networks are made of; TensorRT 10.0 to 11 list all of them in their parser's operators.md, up to opset 20."""
 CHECK_SEED = 3
 LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99}
@@ -49,18 +51,21 @@ class SelfCheck(NamedTuple):
     bytes_by_file: dict[str, int]
 
 
-def export(model: Model, out: Path, precision: str = "fp32") -> SelfCheck:
+def export(model: Model, out: Path, precision: str = "fp32", prior: Path | None = None) -> SelfCheck:
     """Write an export folder after it has checked itself.
 
     Args:
         model: trained or random weights.
         out: folder that does not exist yet, or an older export, which is replaced as a whole.
         precision: of the Swin trunks, `fp32` or `fp16`.
+        prior: the model's prior file, which is copied; None for a model that has none.
     Raises:
-        ValueError: another precision, a folder that is no export, or an export that does not agree with torch.
+        ValueError: another precision, a prior of another model, a folder that is no export, or an export that does not agree with torch.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"--precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if prior is not None:
+        load_prior(prior, model.model_id)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_export(out)  # refuses what is not an export of ours: it would be deleted
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,9 @@ def export(model: Model, out: Path, precision: str = "fp32") -> SelfCheck:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        _write(part, model, precision)
+        write_files(part, model, precision)
+        if prior is not None:
+            shutil.copyfile(prior, part / IN_EXPORT)
         check = self_check(read_export(part), model)
         _swap(part, out)
     finally:
@@ -76,7 +83,8 @@ def export(model: Model, out: Path, precision: str = "fp32") -> SelfCheck:
     return check
 
 
-def _write(folder: Path, model: Model, precision: str) -> None:
+def write_files(folder: Path, model: Model, precision: str) -> None:
+    """Networks, kernel weights and manifest, as they are, into an empty folder."""
     exported = export_model(model, precision)
     (folder / ENCODER).write_bytes(exported.encoder)
     (folder / DECODER).write_bytes(exported.decoder)

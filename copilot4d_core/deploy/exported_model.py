@@ -10,15 +10,15 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from copilot4d_core.code_table import code_table
 from copilot4d_core.config import Config
 from copilot4d_core.deploy.kernel_weights import KernelWeights, kernel_weights, kernel_weights_from
 from copilot4d_core.deploy.manifest import DECODER, ENCODER, KERNELS, read_manifest
 from copilot4d_core.model_file import Model, read_model, read_tensors
 
 TIE = 1e-4
-"""Two codes whose scores (z.e - |e|^2 / 2) are closer are a tie: the order of a float32 sum decides which one is chosen."""
+"""Two codes whose scores (z.e - |e|^2 / 2) are closer are a tie: the order of a float32 sum decides which one is chosen. For fsq
+the same distance to the edge of rounding."""
 
 
 class ExportedModel(NamedTuple):
@@ -39,7 +39,7 @@ def export_model(model: Model, precision: str = "fp32") -> ExportedModel:
     """The networks of a model, in memory."""
     from copilot4d_core.deploy.onnx_networks import decoder_network, encoder_network
 
-    codebook = np.ascontiguousarray(model.tensors["quantizer.codebook"], dtype=np.float32)
+    codebook = code_table(model.config.quantizer, model.tensors)
     return ExportedModel(model.config, model.model_id, precision, hashlib.sha256(codebook.tobytes()).hexdigest(),
                          encoder_network(model, precision).SerializeToString(deterministic=True),
                          decoder_network(model, precision).SerializeToString(deterministic=True), kernel_weights(model.tensors))

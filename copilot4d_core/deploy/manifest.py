@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copilot4d_core.atomic_file import replacing_file
-from copilot4d_core.config import Config, config_from_dict, dict_from_config
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import config_from_dict, dict_from_config
 from copilot4d_core.grid import Grid
 
 FORMAT, FORMAT_VERSION = "copilot4d-export", 1
@@ -21,6 +22,9 @@ MANIFEST = "manifest.json"
 ENCODER, DECODER, KERNELS = "encoder.onnx", "decoder.onnx", "kernels.safetensors"
 FILES = (ENCODER, DECODER, KERNELS)
 PRECISIONS = ("fp32", "fp16")
+CHECKSUM = "manifest_sha256"
+"""Of all other entries; manifests from before it have none, and are read as they are."""
+LARGEST_BYTES = 2**20
 
 
 class TensorSpec(NamedTuple):
@@ -80,6 +84,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     tree = {"format": FORMAT, "format_version": FORMAT_VERSION, **vars(manifest), "config": dict_from_config(manifest.config),
             "networks": {name: {side: [spec._asdict() for spec in specs] for side, specs in network._asdict().items()}
                          for name, network in manifest.networks.items()}}
+    tree[CHECKSUM] = _checksum(tree)
     with replacing_file(folder / MANIFEST) as file:
         file.write(json.dumps(tree, indent=1).encode())
 
@@ -95,17 +100,26 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise ValueError(f"{folder}: expected a folder of `copilot4d export` with {MANIFEST} in it, there is none; export the weights again")
     try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ValueError(f"a file of {path.stat().st_size} bytes")
         tree = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got: {error}; export the weights again") from error
     version = (tree.get("format"), tree.get("format_version")) if isinstance(tree, dict) else (None, None)
     if version != (FORMAT, FORMAT_VERSION):
         raise ValueError(f"{path}: expected format {FORMAT} version {FORMAT_VERSION}, got {version[0]!r} version {version[1]!r}; "
                          "export the weights again with this version of copilot4d")
+    if CHECKSUM in tree and tree.pop(CHECKSUM) != _checksum(tree):
+        raise ValueError(f"{path}: expected the entries of its checksum, got others; it was damaged or altered: export the weights again")
     manifest = _from_tree(path, tree)
     for name, digest in manifest.file_sha256.items():
         _verify(folder / name, digest)
     return manifest
+
+
+def _checksum(tree: dict[str, Any]) -> str:
+    """SHA-256 of the entries but itself, whatever the order and the white space of the file."""
+    return hashlib.sha256(json.dumps({key: value for key, value in tree.items() if key != CHECKSUM}, sort_keys=True).encode()).hexdigest()
 
 
 def _from_tree(path: Path, tree: dict[str, Any]) -> Manifest:
@@ -114,7 +128,7 @@ def _from_tree(path: Path, tree: dict[str, Any]) -> Manifest:
                                     for side in Network._fields)) for name, network in tree["networks"].items()}
         manifest = Manifest(tree["model_id"], config_from_dict(tree["config"]), tree["precision"], tree["codebook_sha256"], tree["git_commit"],
                             tree["opset"], boundary, {name: tree["file_sha256"][name] for name in FILES})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: expected the entries of `copilot4d export`, {error!r} is wrong; export the weights again") from error
     if manifest.networks != networks(manifest.config) or manifest.precision not in PRECISIONS:
         raise ValueError(f"{path}: its networks or its precision are not those of this version for preset {manifest.config.name!r}; "

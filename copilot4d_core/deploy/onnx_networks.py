@@ -3,29 +3,29 @@
 What goes in: the tensors of a model. What comes out: two static graphs without plugins, boundaries as in the manifest.
 Unusual: the rows of a map stay in the order of the attention windows from block to block, so that roll, window partition
 and their inverses are one Gather between two blocks. Linear maps that follow each other are multiplied beforehand, in
-float64: pre-quantisation and codebook to scores, codebook and decoder input to a table. Scores stay in float32.
+float64: codebook and decoder input to a table, and see `onnx_quantizers.py`. Scores stay in float32.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
 
+from copilot4d_core.code_table import code_table
 from copilot4d_core.deploy.manifest import networks
 from copilot4d_core.deploy.onnx_builder import Array, OnnxBuilder
+from copilot4d_core.deploy.onnx_quantizers import token_rows
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.swin_block import attention_bias
 from copilot4d_core.model_file import Model
+from copilot4d_core.positions import sincos_positions
 
 IntOrder = npt.NDArray[np.int64]
-MASKED = -100.0
-"""Added to the score of two cells that are neighbours only after the roll, as in training."""
 
 
 def encoder_network(model: Model, precision: str) -> ModelProto:
-    """Patch map to tokens: two Swin stages, pre-quantisation, nearest code.
+    """Patch map to tokens: two Swin stages, pre-quantisation, quantiser.
 
     Args:
         precision: `fp32` or `fp16` for the Swin trunk; norms, scores and the boundary are float32 or, inside the trunk,
@@ -46,9 +46,7 @@ def encoder_network(model: Model, precision: str) -> ModelProto:
     x, order = _stage(build, "encoder.stage2", x, np.arange(height * width // 4), tokens_HW, swin.heads[1], swin.window, swin.encoder_depths[1])
     x = build.cast("latent", x, np.float32) if precision == "fp16" else x
     x = build.node("Gelu", "pre_quantizer.1", [build.layer_norm("pre_quantizer.0", x)])
-    scores = build.linear("scores", x, *_scores(tensors))
-    nearest = build.cast("nearest", build.node("ArgMax", "best", [scores], axis=1, keepdims=0), np.int32)
-    build.reshape("tokens", build.rows("tokens/order", nearest, _from_to(order, np.arange(len(order)))), tokens_HW)
+    build.reshape("tokens", build.rows("tokens/order", token_rows(build, model, x), _from_to(order, np.arange(len(order)))), tokens_HW)
     return build.model("encoder", networks(model.config)["encoder"], model.model_id)
 
 
@@ -58,7 +56,7 @@ def decoder_network(model: Model, precision: str) -> ModelProto:
     (height, width), tokens_HW, dims = grid.patches_HW, grid.tokens_HW, swin.dims
     build = OnnxBuilder(tensors)
     build.dtype = np.dtype(np.float16 if precision == "fp16" else np.float32)
-    table = tensors["quantizer.codebook"].astype(np.float64) @ tensors["decoder.input.weight"].T + tensors["decoder.input.bias"]
+    table = code_table(model.config.quantizer, tensors).astype(np.float64) @ tensors["decoder.input.weight"].T + tensors["decoder.input.bias"]
     x = build.node("Gather", "codes", [build.constant("code_table", table), build.reshape("token_list", "tokens", (height * width // 4,))], axis=0)
     x, order = _stage(build, "decoder.stage2", x, np.arange(height * width // 4), tokens_HW, swin.heads[1], swin.window, swin.decoder_depths[0])
     x = build.linear("decoder.upsample", x, tensors["decoder.upsample.weight"].T, tensors["decoder.upsample.bias"])
@@ -130,35 +128,22 @@ def _attention_bias(build: OnnxBuilder, name: str, shape_HW: tuple[int, int], wi
     Only four kinds of windows differ (inner, last column, last row, corner): the constant holds these, and a Gather with a
     constant index, which every runtime folds away, hands each window its own. In full it would be 134 MB at paper size.
     """
-    place = np.arange(window * window)
-    row, column = place // window, place % window
-    offset = (row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1
-    bias = build.tensors[f"{name}.relative_bias"][offset].transpose(2, 0, 1)[None]
+    heads, places = build.tensors[f"{name}.relative_bias"].shape[1], window * window
+    bias = attention_bias(build.tensors[f"{name}.relative_bias"], window, shift > 0).reshape(-1, heads, places, places)
     if not shift:
         return build.constant(f"{name}.bias", bias)
-    across = [(axis[:, None] >= window - shift) != (axis >= window - shift) for axis in (row, column)]
-    masks = np.stack([MASKED * ((across[0] & bool(kind & 2)) | (across[1] & bool(kind & 1))) for kind in range(4)])
     rows, columns = shape_HW[0] // window, shape_HW[1] // window
     kind = 2 * (np.arange(rows) == rows - 1)[:, None] + (np.arange(columns) == columns - 1)
-    kinds = build.constant(f"{name}.bias/kinds", bias + masks[:, None])
+    kinds = build.constant(f"{name}.bias/kinds", bias)
     return build.node("Gather", f"{name}.bias", [kinds, build.constant(f"{name}.bias/kind", kind.ravel().astype(np.int32))], axis=0)
-
-
-def _scores(tensors: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Matrix (dim, codes) and bias: z.e - |e|^2 / 2 with z = W y + b; its largest is the nearest code."""
-    codebook = tensors["quantizer.codebook"].astype(np.float64)
-    matrix = tensors["pre_quantizer.2.weight"].T.astype(np.float64) @ codebook.T
-    return matrix, codebook @ tensors["pre_quantizer.2.bias"] - 0.5 * np.square(codebook).sum(axis=1)
 
 
 def _positions(height: int, width: int, dim: int) -> tuple[Array, Array]:
     """Sine-cosine positions of rows, (H, 1, dim), and of columns, (1, W, dim); each fills half of the channels."""
-    frequency = np.exp(np.arange(dim // 4) * (-np.log(10_000.0) / (dim // 4)))
-    row, column = (np.arange(length)[:, None] * frequency for length in (height, width))
-    blank = np.zeros((1, dim // 2))
-    in_rows = np.concatenate([np.sin(row), np.cos(row), np.repeat(blank, height, axis=0)], axis=1)
-    in_columns = np.concatenate([np.repeat(blank, width, axis=0), np.sin(column), np.cos(column)], axis=1)
-    return in_rows[:, None], in_columns[None]
+    whole = sincos_positions(height, width, dim)
+    in_rows, in_columns = whole[:, :1].copy(), whole[:1].copy()
+    in_rows[..., dim // 2:], in_columns[..., :dim // 2] = 0, 0
+    return in_rows, in_columns
 
 
 def _window_order(height: int, width: int, window: int, shift: int) -> IntOrder:

@@ -17,7 +17,7 @@ from copilot4d_core.kernels.launch import num_cores
 
 INT8_STAGE = "encoder.stage2"
 INT8_LAYERS = ("query/product", "key/product", "value/product", "mlp.0/product")
-"""What INT8 runs in eight bits: linear layers behind a layer norm. 98.9 % of the tokens stay (22 real scans, `mini`), and depths on agreeing
+"""What INT8 runs in eight bits: linear layers behind a layer norm. 98.8 % of the tokens stay (22 real scans, `mini`), and depths on agreeing
 rays move by less than 0.1 mm (p99). With all of stage 2 98.1 % and 4 cm, with all of the encoder 94 %. The decoder stays in float32, because
 its errors move depths."""
 
@@ -31,7 +31,7 @@ class OnnxRunner(CpuRunner):
         Args:
             int8: `INT8_LAYERS` with eight-bit weights and activations that are scaled scan by scan.
         """
-        super().__init__(model.config, model.model_id, model.kernels)
+        super().__init__(model.config, model.model_id, model.kernels, "onnx int8" if int8 else "onnx")
         self._encoder, self._decoder = open_session(quantized(model.encoder) if int8 else model.encoder), open_session(model.decoder)
 
     def _tokens(self, patches_HWC: FloatArray) -> TokenArray:
@@ -82,7 +82,11 @@ def _share_memory() -> None:
 
 
 def quantized(network: bytes) -> bytes:
-    """The encoder with `INT8_LAYERS` in eight bits, scaled per output channel."""
+    """The encoder with `INT8_LAYERS` in eight bits, scaled per output channel.
+
+    Weights are unsigned: with signed ones the sums of a CPU without eight-bit dot products (AVX2 without VNNI) saturate at 16 bits,
+    and 96.4 % of the tokens stay there (nine real scans). Symmetric, because a zero of its own for each channel moves depths more.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -91,5 +95,6 @@ def quantized(network: bytes) -> bytes:
             if node.op_type == "MatMul" and not (node.name.startswith(INT8_STAGE) and node.name.endswith(INT8_LAYERS))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
-        quantize_dynamic(graph, path, op_types_to_quantize=["MatMul"], nodes_to_exclude=kept, per_channel=True, weight_type=QuantType.QInt8)
+        quantize_dynamic(graph, path, op_types_to_quantize=["MatMul"], nodes_to_exclude=kept, per_channel=True, weight_type=QuantType.QUInt8,
+                         extra_options={"WeightSymmetric": True})
         return path.read_bytes()

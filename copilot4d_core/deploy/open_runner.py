@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from copilot4d_core.deploy.runner import Runner
+from copilot4d_core.deploy.token_prior import prior_of
+from copilot4d_core.model_file import read_model
 
 PACKAGED_WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "mini.safetensors"
-RUNNERS = ("auto", "torch", "onnx", "tensorrt")
+RUNNERS = ("auto", "torch", "onnx", "kernels", "tensorrt")
 INSTALL = {"torch": "`pip install torch`", "onnx": "`pip install onnxruntime`"}
 
 
@@ -33,7 +35,7 @@ def choose_runner(model: Path, wanted: str = "auto", int8: bool = False) -> Choi
         wanted: one of `RUNNERS`.
         int8: the INT8 option, which ONNX Runtime alone has.
     Raises:
-        ValueError: unknown name, or a runner by name that cannot be had here.
+        ValueError: unknown name, a runner by name that cannot be had here, or a weights file that cannot be read.
     """
     if wanted not in RUNNERS:
         raise ValueError(f"runner: expected one of {', '.join(RUNNERS)}, got {wanted!r}")
@@ -54,8 +56,11 @@ def _best(model: Path, int8: bool) -> Choice:
         no_gpu = _obstacle("tensorrt", model)
         if not no_gpu:
             return Choice("tensorrt", "there is a GPU, and all that it needs")
+    no_kernels = "ONNX Runtime has INT8" if int8 else _obstacle("kernels", model)
+    if not no_kernels:
+        return Choice("kernels", f"on the CPU, because {no_gpu}")
     if not _obstacle("onnx", model):
-        return Choice("onnx", f"on the CPU, because {no_gpu}" if not int8 else no_gpu)
+        return Choice("onnx", no_gpu if int8 else f"{no_kernels}; on the CPU, because {no_gpu}")
     if not int8 and not _obstacle("torch", model):
         return Choice("torch", f"{_obstacle('onnx', model)}; no GPU, because {no_gpu}")
     raise ValueError(f"runner: {_obstacle('onnx', model)}")
@@ -67,8 +72,12 @@ def _obstacle(name: str, model: Path) -> str:
         from copilot4d_core.deploy.open_tensorrt import obstacle
 
         return obstacle(model)
-    if name == "torch" and model.is_dir():
+    if name in ("torch", "kernels") and model.is_dir():
         return f"expected a weights file (.safetensors), {model} is a folder of ONNX networks; name the weights, or choose onnx"
+    if name == "kernels":
+        from copilot4d_core.deploy.kernel_networks import obstacle as misfit
+
+        return misfit(read_model(model))
     package = {"torch": "torch", "onnx": "onnxruntime"}[name]
     return "" if importlib.util.find_spec(package) else f"{package} is not installed; {INSTALL[name]}"
 
@@ -84,12 +93,14 @@ def open_runner(model: Path | None = None, runner: str = "auto", int8: bool = Fa
         engines: folder of the TensorRT engines; None: `engines` in the export folder.
         tell: takes the one line that says which runner was chosen and why.
     Raises:
-        ValueError: the model is missing or not of this version, or the runner cannot be had here.
+        ValueError: the model is missing or not of this version, its prior is damaged or another model's, or the runner cannot be had here.
         OSError: the GPU or TensorRT failed.
     """
     path = PACKAGED_WEIGHTS if model is None else model
     choice = choose_runner(path, runner, int8)
+    prior = prior_of(path)
     result = _open(path, choice.name, int8, engines, tell)
+    result.prior = prior
     if tell is not None:
         tell(f"runner {choice.name}{' int8' if int8 else ''}: {choice.reason}")
     return result
@@ -104,6 +115,10 @@ def _open(path: Path, name: str, int8: bool, engines: Path | None, tell: Callabl
         from copilot4d_core.deploy.torch_runner import torch_runner
 
         return torch_runner(path)
+    if name == "kernels":
+        from copilot4d_core.deploy.kernel_runner import kernel_runner
+
+        return kernel_runner(path)
     from copilot4d_core.deploy.exported_model import open_model
     from copilot4d_core.deploy.onnx_runner import OnnxRunner
 

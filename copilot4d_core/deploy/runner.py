@@ -7,7 +7,7 @@ Unusual: the node, the command line and the evaluation know only this; torch, ON
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,22 @@ from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.grid import FloatArray, Grid
 
+if TYPE_CHECKING:
+    from copilot4d_core.deploy.token_prior import TokenPrior
+
 TokenArray = npt.NDArray[np.uint16]
+
+
+class Returns(NamedTuple):
+    """Up to two returns of each ray, the nearer one first; see `kernels/ray_returns.py` for what a return is.
+
+    They hold what the depths leave out: a ray whose opacity is below the threshold, so that its depth is NaN, may have returns, too.
+    """
+
+    distance_m: FloatArray
+    """(2, R) float32, metres; NaN for none. A ray with one return has it first."""
+    weight: FloatArray
+    """(2, R) float32: the share of the ray that ends there, 0 to 1; 0 for none. Both together are at most the opacity."""
 
 
 class Rendering(NamedTuple):
@@ -30,6 +45,8 @@ class Rendering(NamedTuple):
     """First distance at which the summed weight reaches one half; NaN for nothing."""
     strongest_m: FloatArray
     """Distance of the largest weight; NaN for nothing."""
+    returns: Returns | None = None
+    """Only where they were asked for."""
 
     @property
     def depth_m(self) -> FloatArray:
@@ -47,6 +64,10 @@ class Runner(Protocol):
     """Settings of the model."""
     model_id: str
     """Preset and the first 12 hexadecimal digits of the weights' SHA-256, such as `mini-0123456789ab`."""
+    backend: str
+    """What runs the networks, for people: `onnx`, `onnx int8`, `torch`, or `tensorrt` with the engines' hashes."""
+    prior: TokenPrior | None
+    """Of the model's tokens, for `tokens_to_bytes`; None where it has none."""
 
     def encode(self, points_m: FloatArray) -> TokenArray:
         """Tokens of one scan.
@@ -58,12 +79,13 @@ class Runner(Protocol):
         """
         ...
 
-    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+    def decode(self, tokens: TokenArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets, with the skip mask that the tokens predict.
 
         Args:
             tokens: (H, W) uint16.
             rays: R rays in the frame of the encoded points.
+            with_returns: also gather the returns of each ray.
         Returns:
             R results in the order of the rays.
         """

@@ -7,6 +7,7 @@ or depths once out. Where the listed cells outgrow their memory, the end of the 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,10 +27,11 @@ from copilot4d_core.deploy.rendering import rendering_from_march
 from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
 from copilot4d_core.deploy.stage_clock import StageClock
 from copilot4d_core.deploy.tensorrt_engine import TensorrtEngine
+from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.pillar_features import PillarFeatures
-from copilot4d_core.kernels.ray_march import march_rays
+from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
 
@@ -77,6 +79,8 @@ class TensorrtRunner:
             ValueError: an engine whose tensors are not the manifest's.
         """
         self.config, self.model_id, self.grid = config, model_id, Grid(config)
+        self.prior: TokenPrior | None = None  # `open_runner` knows where it lies
+        self.backend = "tensorrt, engines " + ", ".join(f"{name} {hashlib.sha256(data).hexdigest()[:12]}" for name, data in engines.items())
         self._weights, self._clock, self._lock = weights, StageClock(), threading.Lock()
         self._is_closed = False
         self._failure = ""
@@ -121,8 +125,8 @@ class TensorrtRunner:
 
     def _ray_memory(self, rays: int) -> _RayMemory:
         session, memory = self._session, self._session.memory
-        return _RayMemory(session.host((2, rays, 3), np.float32), session.host((4 * rays,), np.float32), memory.array(rays, wp.vec3),
-                          memory.array(rays, wp.vec3), memory.array(4 * rays, wp.float32))
+        return _RayMemory(session.host((2, rays, 3), np.float32), session.host((ALL_ROWS * rays,), np.float32), memory.array(rays, wp.vec3),
+                          memory.array(rays, wp.vec3), memory.array(ALL_ROWS * rays, wp.float32))
 
     def _grow(self, points: int, rays: int) -> None:
         """Have memory for this many points and rays; the old memory is given back first."""
@@ -185,23 +189,23 @@ class TensorrtRunner:
             self._wait("voxelize", "encode")
             return self._host_tokens.astype(np.uint16)
 
-    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+    def decode(self, tokens: TokenArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets, with the skip mask that the tokens predict.
 
         Raises:
             ValueError: a grid of another shape, or a token that the codebook does not have.
             GpuError: the GPU failed, in this call or before.
         """
-        return self._render(tokens, rays, None)
+        return self._render(tokens, rays, None, with_returns)
 
-    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray) -> Rendering:
+    def decode_with_mask(self, tokens: TokenArray, rays: Rays, mask: BoolArray, with_returns: bool = False) -> Rendering:
         """As `decode`, with a given skip mask, (Y, X, Z) bool."""
-        return self._render(tokens, rays, mask)
+        return self._render(tokens, rays, mask, with_returns)
 
-    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None) -> Rendering:
+    def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None, with_returns: bool) -> Rendering:
         check_token_grid(tokens, self.config, self.model_id)
         with self._frame():
-            count, session = len(rays.directions), self._session
+            count, session, rows = len(rays.directions), self._session, ALL_ROWS if with_returns else DEPTH_ROWS
             self._grow(0, count)
             self._host_tokens[...] = tokens
             self._events[0].record(session.stream)
@@ -209,12 +213,12 @@ class TensorrtRunner:
             self._engines["decoder"].enqueue(session.stream)
             self._upload_rays(rays)
             self._events[1].record(session.stream)
-            self._march(count, mask)
+            self._march(count, rows, mask)
             if self._host_total[0] > self._readout.capacity:
                 with session.kernel_scope():
                     self._readout.grow(int(self._host_total[0]) * 5 // 4)
-                self._march(count, mask)
-            marched = self._rays.host_result[:4 * count].reshape(4, count).copy()
+                self._march(count, rows, mask)
+            marched = self._rays.host_result[:rows * count].reshape(rows, count).copy()
             return rendering_from_march(marched, self.config.rendering.opacity_threshold)
 
     def _upload_rays(self, rays: Rays) -> None:
@@ -226,7 +230,7 @@ class TensorrtRunner:
         self._session.upload(memory.origins, memory.host[0, :count])
         self._session.upload(memory.directions, memory.host[1, :count])
 
-    def _march(self, count: int, mask: BoolArray | None) -> None:
+    def _march(self, count: int, rows: int, mask: BoolArray | None) -> None:
         """From the decoder's output to the result in page-locked memory; waits."""
         session, rays = self._session, self._rays
         with session.kernel_scope():
@@ -235,9 +239,9 @@ class TensorrtRunner:
             else:
                 self._mask.fill(mask)
             self._readout(self._feature_rows, self._mask)
-            result = rays.result[:4 * count].reshape((4, count))
+            result = rays.result[:rows * count].reshape((rows, count))
             march_rays(self._readout, self._mask, rays.origins, rays.directions, count, result)
-        session.download(rays.host_result[:4 * count], rays.result)
+        session.download(rays.host_result[:rows * count], rays.result)
         session.download(self._host_total, self._readout.ends, 4 * (len(self._readout.ends) - 1))
         self._events[2].record(session.stream)
         self._wait("decode", "render")

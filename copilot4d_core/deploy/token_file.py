@@ -7,6 +7,9 @@ Unusual: tokens mean nothing without their codebook, so a file of another model 
 from __future__ import annotations
 
 import io
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -25,8 +28,9 @@ INVALID_TOKEN = 65535
 """A cell without a valid token."""
 KEYS = ("tokens", "model_id", "schema_version")
 LARGEST_ARRAY_BYTES = 64 * 2**20
-"""No token grid comes near; a larger array is not unpacked."""
-NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, MemoryError, NotImplementedError, RuntimeError)
+"""No token grid comes near; a larger file is not read, a larger array not unpacked."""
+NOT_READABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, MemoryError, NotImplementedError, RuntimeError, OSError, SyntaxError,
+                TypeError, struct.error, tokenize.TokenError)
 """What zipfile and NumPy raise for foreign, truncated, encrypted or damaged archives."""
 
 
@@ -86,19 +90,33 @@ def load_tokens(path: Path) -> TokenFile:
 
 
 def _read_arrays(path: Path) -> tuple[npt.NDArray[Any], ...]:
-    data = io.BytesIO(path.read_bytes())
+    with path.open("rb") as file:
+        data = file.read(LARGEST_ARRAY_BYTES + 1)
     try:
-        with zipfile.ZipFile(data) as archive:
-            largest = max((member.file_size for member in archive.infolist()), default=0)
-        if largest > LARGEST_ARRAY_BYTES:
-            raise ValueError(f"an array of {largest} bytes")
-        data.seek(0)
-        with np.load(data, allow_pickle=False) as arrays:
-            return tuple(arrays[key] for key in KEYS)
+        if len(data) > LARGEST_ARRAY_BYTES:
+            raise ValueError(f"a file of more than {LARGEST_ARRAY_BYTES} bytes")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return tuple(_array(archive, f"{key}.npy") for key in KEYS)
     except NOT_READABLE as error:
         reason = error.args[0] if error.args else type(error).__name__
         raise ValueError(f"{path}: expected a whole token file (.npz with the arrays {', '.join(KEYS)}, as `copilot4d encode` "
                          f"writes it), got: {reason}") from error
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """One array of the archive; it holds as many bytes as its header says, which is looked at before any memory is taken for them."""
+    size = archive.getinfo(name).file_size
+    if size > LARGEST_ARRAY_BYTES:
+        raise ValueError(f"an array of {size} bytes")
+    data = io.BytesIO(archive.read(name))
+    version = np.lib.format.read_magic(data)
+    if version != (1, 0):
+        raise ValueError(f"an array of NumPy's format {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(data)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != size - data.tell():
+        raise ValueError(f"{size - data.tell()} bytes of an array {dtype} of shape {shape}" + (", which needs pickle" if dtype.hasobject else ""))
+    data.seek(0)
+    return np.asarray(np.lib.format.read_array(data, allow_pickle=False))
 
 
 def check_model(path: Path, file: TokenFile, model_id: str, config: Config) -> None:

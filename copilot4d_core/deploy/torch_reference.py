@@ -27,13 +27,10 @@ class TorchReference:
 
     @torch.inference_mode()
     def tokens(self, patches_HWC: FloatArray) -> tuple[IntGrid, FloatArray]:
-        """Tokens (h, w), and the gap between the scores of the nearest two codes, (h, w) float32; a score is z.e - |e|^2 / 2."""
-        latent = self._latent(torch.from_numpy(patches_HWC)).flatten(0, 1)
-        codebook = self.tokenizer.quantizer.codebook
-        score_NK = latent @ codebook.T - 0.5 * codebook.square().sum(dim=1)
-        best = score_NK.topk(2, dim=1)
+        """Tokens (h, w), and by how much each beat the next, (h, w) float32; see `Decision`."""
+        decision = self.tokenizer.quantizer.decide(self._latent(torch.from_numpy(patches_HWC)).flatten(0, 1))
         shape = self.tokenizer.grid.tokens_HW
-        return best.indices[:, 0].view(shape).numpy(), (best.values[:, 0] - best.values[:, 1]).view(shape).numpy()
+        return decision.token_N.view(shape).numpy(), decision.margin_N.view(shape).numpy()
 
     @torch.inference_mode()
     def decoded(self, tokens_HW: IntGrid) -> tuple[FloatArray, FloatArray]:

@@ -20,7 +20,7 @@ class TorchRunner(CpuRunner):
     """Runs a `Tokenizer` in evaluation mode; see `Runner` for the contract."""
 
     def __init__(self, tokenizer: Tokenizer, name: str) -> None:
-        super().__init__(tokenizer.config, name, kernel_weights({key: tensor.numpy() for key, tensor in tokenizer.state_dict().items()}))
+        super().__init__(tokenizer.config, name, kernel_weights({key: tensor.numpy() for key, tensor in tokenizer.state_dict().items()}), "torch")
         self.tokenizer = tokenizer
 
     @torch.inference_mode()

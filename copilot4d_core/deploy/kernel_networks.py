@@ -1,0 +1,144 @@
+"""The two dense networks in our own kernels, for CPUs: patch map to tokens, tokens to the decoder's map and skip logits.
+
+What goes in: the tensors of a model. What comes out: two callables over arrays that are kept from frame to frame.
+Unusual: what is multiplied by constants only is multiplied beforehand, in float64: codebook and decoder input to a table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import warp as wp
+
+from copilot4d_core.code_table import code_table
+from copilot4d_core.config import QuantizerKind
+from copilot4d_core.deploy.runner import TokenArray
+from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.kernels.dense_layers import (
+    GROUP,
+    launch_groups,
+    merge_kernel,
+    nearest_kernel,
+    norm_kernel,
+    skip_kernel,
+    start_kernel,
+    upsample_kernel,
+)
+from copilot4d_core.kernels.launch import CPU
+from copilot4d_core.kernels.swin_block import SwinBlock, packed
+from copilot4d_core.kernels.vectors import WIDTH
+from copilot4d_core.model_file import Model
+from copilot4d_core.positions import sincos_positions
+
+KINDS = (QuantizerKind.VQ, QuantizerKind.COSINE)
+"""Quantisers that choose the nearest code of a codebook."""
+
+
+def obstacle(model: Model) -> str:
+    """Why a model has no kernels; empty if it has."""
+    config, grid = model.config, Grid(model.config)
+    if config.quantizer.kind not in KINDS:
+        kinds = " or ".join(kind.value for kind in KINDS)
+        return f"expected a quantizer of kind {kinds}, got {config.quantizer.kind.value}, which has no kernel; choose onnx"
+    numbers = {"swin.dims": config.swin.dims, "swin.dims times swin.mlp_ratio": [int(dim * config.swin.mlp_ratio) for dim in config.swin.dims],
+               "swin.window squared": [config.swin.window**2], "quantizer.codebook_dim": [config.quantizer.codebook_dim],
+               "quantizer.codebook_size": [config.quantizer.codebook_size], "layers of the skip mask": [grid.mask_cells_YXZ[2]],
+               "cells of the token grid": [int(np.prod(grid.tokens_HW))]}
+    for what, values in numbers.items():
+        if any(value % WIDTH for value in values):
+            return f"{what}: expected multiples of {WIDTH}, got {', '.join(map(str, values))}, which have no kernel; choose onnx"
+    return ""
+
+
+def _flat(*arrays: Any) -> Any:
+    return wp.array(np.concatenate([np.ravel(array) for array in arrays]).astype(np.float32), dtype=wp.float32, device=CPU)
+
+
+def _rows(rows: int, channels: int) -> Any:
+    return wp.zeros((rows, channels), dtype=wp.float32, device=CPU)
+
+
+def _blocks(model: Model, name: str, depth: int, stage: int, shape_HW: tuple[int, int]) -> list[SwinBlock]:
+    swin = model.config.swin
+    shift = swin.window // 2 if min(shape_HW) > swin.window else 0
+    return [SwinBlock(model.tensors, f"{name}.{number}", swin.heads[stage], swin.window, number % 2 * shift, shape_HW) for number in range(depth)]
+
+
+class EncoderKernels:
+    """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6."""
+
+    def __init__(self, model: Model) -> None:
+        """Pack the weights and allocate."""
+        grid, swin, tensors = Grid(model.config), model.config.swin, model.tensors
+        self._patches_HW, self._tokens_HW, (dim, wide) = grid.patches_HW, grid.tokens_HW, swin.dims
+        patches, tokens = (int(np.prod(shape)) for shape in (self._patches_HW, self._tokens_HW))
+        self._map, self._token_map = _rows(patches, dim), _rows(tokens, wide)
+        self._tokens: Any = wp.zeros(tokens, dtype=wp.int32, device=CPU)
+        positions = sincos_positions(*self._patches_HW, dim).reshape(patches, dim)
+        self._positions: Any = wp.array(positions, dtype=wp.float32, ndim=2, device=CPU)
+        self._start, self._start_weights = start_kernel(dim), _flat(tensors["encoder.norm.weight"], tensors["encoder.norm.bias"])
+        self._stage1 = _blocks(model, "encoder.stage1", swin.encoder_depths[0], 0, self._patches_HW)
+        self._merge = merge_kernel(dim, wide)
+        self._merge_weights = _flat(tensors["encoder.merge_norm.weight"], tensors["encoder.merge_norm.bias"], tensors["encoder.merge.bias"],
+                                    packed(tensors["encoder.merge.weight"].T))
+        self._stage2 = _blocks(model, "encoder.stage2", swin.encoder_depths[1], 1, self._tokens_HW)
+        codes = code_table(model.config.quantizer, tensors)
+        self._nearest = nearest_kernel(wide, codes.shape[1], len(codes))
+        # Codes of length 1 need no second term: it is the same for all.
+        lengths = 0.5 * np.square(codes.astype(np.float64)).sum(axis=1)
+        self._nearest_weights = _flat(tensors["pre_quantizer.0.weight"], tensors["pre_quantizer.0.bias"], tensors["pre_quantizer.2.bias"],
+                                      packed(tensors["pre_quantizer.2.weight"].T), -lengths, packed(codes.T))
+
+    def __call__(self, patches_HWC: FloatArray) -> TokenArray:
+        """(H, W, C) float32 to (H / 2, W / 2) uint16."""
+        patches: Any = wp.array(patches_HWC.reshape(-1, patches_HWC.shape[2]), dtype=wp.float32, ndim=2, device=CPU, copy=False)
+        launch_groups(self._start, len(patches), [patches, self._positions, self._start_weights, self._map])
+        for block in self._stage1:
+            block(self._map)
+        groups = len(self._token_map) // GROUP
+        launch_groups(self._merge, groups, [self._tokens_HW[1], self._map, self._merge_weights, self._token_map])
+        for block in self._stage2:
+            block(self._token_map)
+        launch_groups(self._nearest, groups, [self._token_map, self._nearest_weights, self._tokens])
+        return np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
+
+
+class DecoderKernels:
+    """Tokens to the decoder's map after the feature grid's norm, and the pooled logits of the skip branch. Source: CoPilot4D, figure 6."""
+
+    def __init__(self, model: Model) -> None:
+        """Pack the weights and allocate."""
+        grid, swin, tensors = Grid(model.config), model.config.swin, model.tensors
+        self._patches_HW, self._tokens_HW, (dim, wide) = grid.patches_HW, grid.tokens_HW, swin.dims
+        patches, tokens = (int(np.prod(shape)) for shape in (self._patches_HW, self._tokens_HW))
+        self._map, self._normed = _rows(patches, dim), _rows(patches, dim)
+        self._token_map = np.empty((tokens, wide), dtype=np.float32)
+        table = code_table(model.config.quantizer, tensors).astype(np.float64) @ tensors["decoder.input.weight"].T + tensors["decoder.input.bias"]
+        self._table = table.astype(np.float32)
+        self._stage2 = _blocks(model, "decoder.stage2", swin.decoder_depths[0], 1, self._tokens_HW)
+        self._upsample = upsample_kernel(dim, wide)
+        self._upsample_weights = _flat(
+            tensors["decoder.upsample.bias"], packed(tensors["decoder.upsample.weight"].T), tensors["decoder.upsample_norm.weight"],
+            tensors["decoder.upsample_norm.bias"], tensors["decoder.upsample_linear.bias"], packed(tensors["decoder.upsample_linear.weight"].T))
+        self._stage1 = _blocks(model, "decoder.stage1", swin.decoder_depths[1], 0, self._patches_HW)
+        self._norm, self._norm_weights = norm_kernel(dim), _flat(tensors["feature_grid.norm.weight"], tensors["feature_grid.norm.bias"])
+        rows, columns, layers = self._mask_YXZ = grid.mask_cells_YXZ
+        self._logits: Any = wp.zeros((rows, columns, layers), dtype=wp.float32, device=CPU)
+        bias = tensors["spatial_skip.linear.bias"]
+        self._skip = skip_kernel(dim, self._patches_HW[0] // rows, len(bias) // layers, layers)
+        self._skip_weights = _flat(tensors["spatial_skip.norm.weight"], tensors["spatial_skip.norm.bias"], bias,
+                                   packed(tensors["spatial_skip.linear.weight"].T))
+
+    def __call__(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:
+        """(H / 2, W / 2) uint16 to (H, W, C) and (Y, X, Z), both float32; the next call overwrites them."""
+        np.take(self._table, tokens.ravel(), axis=0, out=self._token_map)
+        token_map: Any = wp.array(self._token_map, dtype=wp.float32, ndim=2, device=CPU, copy=False)
+        for block in self._stage2:
+            block(token_map)
+        launch_groups(self._upsample, len(token_map) // GROUP, [self._tokens_HW[1], token_map, self._upsample_weights, self._map])
+        for block in self._stage1:
+            block(self._map)
+        launch_groups(self._norm, len(self._map), [self._map, self._norm_weights, self._normed])
+        launch_groups(self._skip, self._mask_YXZ[0] * self._mask_YXZ[1], [self._mask_YXZ[1], self._map, self._skip_weights, self._logits])
+        return self._normed.numpy().reshape(*self._patches_HW, -1), self._logits.numpy()
