@@ -1,4 +1,4 @@
-"""The subcommands that bring a model onto a robot: export, build-engine, build-kernels, agreement, doctor. Dispatch only."""
+"""The subcommands that bring a model onto a robot: export, build-engine, build-kernels, agreement, fit-prior, doctor. Dispatch only."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_deploy_commands(commands: Any) -> None:
     _add_build_engine(commands.add_parser("build-engine", help="build TensorRT engines of an export, on the machine that runs them"))
     _add_build_kernels(commands.add_parser("build-kernels", help="compile the CUDA kernels ahead of time, without a GPU"))
     _add_agreement(commands.add_parser("agreement", help="compare the deployed networks with torch on scans"))
+    _add_fit_prior(commands.add_parser("fit-prior", help="fit the prior by which token streams of a model get small"))
     _add_doctor(commands.add_parser("doctor", help="list what this machine has, and which runner it will use"))
 
 
@@ -55,6 +56,19 @@ def _add_agreement(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_agreement)
 
 
+def _add_fit_prior(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="scans to fit to: folders, files or bags")
+    parser.add_argument("--judge", nargs="+", type=Path, default=[], metavar="PATH", help="scans to measure on; nothing is fitted to them")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="prior to write: NAME.prior.safetensors beside NAME.safetensors")
+    parser.add_argument("--copies", type=int, default=16, metavar="N", help="turned and shifted copies of every scan (default 16)")
+    parser.add_argument("--simulate", type=int, default=0, metavar="N", help="simulated scans beside them (default 0)")
+    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="steps of the fit (default 3000)")
+    parser.add_argument("--topic", help="PointCloud2 topic of the bags")
+    parser.add_argument("--weights", type=Path, metavar="PATH",
+                        help="weights (.safetensors) or folder of `copilot4d export` (default: the weights in the package)")
+    parser.set_defaults(run=_fit_prior)
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_doctor)
@@ -72,12 +86,20 @@ def _export(parsed: argparse.Namespace) -> None:
     model = _model(parsed)
     from copilot4d_core.deploy.export import export
 
-    check = export(model, parsed.out, parsed.precision)
+    check = export(model, parsed.out, parsed.precision, _prior_file(parsed))
     print(f"{parsed.out}: {model.model_id} {parsed.precision}; on a simulated scan {check.token_agreement:.3%} of torch's tokens, "
           f"others within a score gap of {check.closest_difference:.1e}; decoder error {check.decoder_error:.1e}")
     for name, size in check.bytes_by_file.items():
         print(f"  {name}: {size / 1e6:.1f} MB")
     print("  nodes: " + ", ".join(f"{count} {kind}" for kind, count in sorted(check.operators.items())))
+
+
+def _prior_file(parsed: argparse.Namespace) -> Path | None:
+    from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
+    from copilot4d_core.deploy.token_prior import prior_path
+
+    path = prior_path(parsed.weights or PACKAGED_WEIGHTS)
+    return path if parsed.preset is None and path.is_file() else None
 
 
 def _build_engine(parsed: argparse.Namespace) -> None:
@@ -111,6 +133,22 @@ def _agreement(parsed: argparse.Namespace) -> None:
     missed = [row.name for row in results if not row.is_kept]
     if missed:
         raise ValueError(f"agreement: {', '.join(missed)} missed a bar; do not deploy")
+
+
+def _fit_prior(parsed: argparse.Namespace) -> None:
+    from copilot4d_core.atomic_file import check_writable
+    from copilot4d_core.deploy.prior_file import IN_EXPORT
+    from copilot4d_core.evaluation.report import open_data_sets
+    from copilot4d_core.training.fit_prior import Settings, fit_prior, print_costs
+
+    check_writable(parsed.out, IN_EXPORT)
+    settings = Settings(parsed.copies, parsed.simulate, parsed.steps)
+    settings.check()
+    data_sets = open_data_sets([*parsed.data, *parsed.judge], parsed.topic, every=1)
+    from copilot4d_core.deploy.open_runner import open_runner
+
+    with open_runner(parsed.weights, "auto", False, tell=lambda line: print(line, file=sys.stderr)) as runner:
+        print_costs(fit_prior(runner, data_sets[:len(parsed.data)], data_sets[len(parsed.data):], parsed.out, settings), parsed.out)
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

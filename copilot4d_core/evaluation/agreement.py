@@ -18,6 +18,7 @@ from rich.table import Table
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.exported_model import TIE, export_model
+from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels, obstacle
 from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.onnx_runner import open_session, quantized
 from copilot4d_core.evaluation.report import DataSet
@@ -78,10 +79,18 @@ def variants(model: Model) -> list[Variant]:
         return lambda tokens: tuple(session.run(["features", "skip_logits"], {"tokens": tokens.astype(np.int32)}))
 
     full, reduced = decoder(exports["fp32"].decoder), decoder(exports["fp16"].decoder)
-    return [Variant("onnx fp32", encoder(exports["fp32"].encoder), full, 0.9999, 0.001, True),
+    own = [] if obstacle(model) else [own_kernels(model)]
+    return [*own,
+            Variant("onnx fp32", encoder(exports["fp32"].encoder), full, 0.9999, 0.001, True),
             Variant("onnx fp16", encoder(exports["fp16"].encoder), reduced, 0.995, None, False),
             Variant("torch fp16 encoder", lambda patches: half.tokens(patches)[0], reduced, 0.995, None, False),
             Variant("onnx int8", encoder(quantized(exports["fp32"].encoder)), full, 0.97, 0.02, False)]
+
+
+def own_kernels(model: Model) -> Variant:
+    """Our own kernels, which have the bars of the ONNX networks."""
+    decode = DecoderKernels(model)
+    return Variant("kernels", EncoderKernels(model), lambda tokens: decode(np.asarray(tokens, dtype=np.uint16)), 0.9999, 0.001, True)
 
 
 def measure(model: Model, data_sets: list[DataSet]) -> list[Agreement]:
@@ -97,7 +106,8 @@ def measure(model: Model, data_sets: list[DataSet]) -> list[Agreement]:
     for data_set, index in track(places, description="agreement", console=Console(stderr=True), transient=True):
         scan = data_set.source[index]
         patches = stages.patch_map(scan.points_m).copy()
-        rays, _ = rays_from_points(scan.points_m[grid.inside(scan.points_m)][::EVERY_RAY], scan.origin_m)
+        shown = np.flatnonzero(grid.inside(scan.points_m))[::EVERY_RAY]
+        rays, _ = rays_from_points(scan.points_m[shown], scan.point_origins_m[shown])
         expected, gap = reference.tokens(patches)
         depth_m = stages.render(*reference.decoded(expected), rays).depth_m
         for way in ways:

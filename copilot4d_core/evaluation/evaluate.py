@@ -15,8 +15,11 @@ import numpy as np
 
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.data.scan import Scan
+from copilot4d_core.data.sensors import BeamPattern
 from copilot4d_core.deploy.runner import Rendering, Runner, TokenArray
 from copilot4d_core.evaluation import metrics
+from copilot4d_core.evaluation.full_pattern import BeamCounts, beam_counts, beam_metrics, beam_note
+from copilot4d_core.evaluation.surprise import scan_surprise_m, surprise_map
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
 Metrics = dict[str, float]
@@ -58,29 +61,45 @@ def cloud_metrics(prediction_m: FloatArray, truth_m: FloatArray, grid: Grid) -> 
 class Evaluation:
     """Metrics of one data set, gathered scan by scan; keeps 9 bytes per ray and mask for the pooled median."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runner: Runner, sensor: BeamPattern | None = None) -> None:
+        """Start with no scan.
+
+        Args:
+            runner: what is evaluated.
+            sensor: whose beams are all rendered, too; None leaves the metrics of the full pattern out.
+        """
+        self._runner, self._sensor = runner, sensor
+        self._beams: list[BeamCounts] = []
+        self._of_several_sensors = 0
         self._grid = Grid(runner.config)
         self._depth: list[metrics.DepthErrors] = []
         self._depth_gt_mask: list[metrics.DepthErrors] = []
         self._clouds: list[CloudMetrics] = []
+        self._surprise_m: list[float] = []
         self._counts_all = np.zeros(runner.config.quantizer.codebook_size, dtype=np.int64)
         self._counts_occupied = np.zeros_like(self._counts_all)
         self._left_out: list[str] = []
 
     def add(self, scan: Scan) -> None:
         """Encode, decode and compare one scan; a scan without a return inside the region is left out and noted."""
-        truth_m = scan.points_m[self._grid.inside(scan.points_m)]
+        inside = self._grid.inside(scan.points_m)
+        truth_m = scan.points_m[inside]
         if len(truth_m) == 0:
             self._left_out.append(scan.name)
             return
         tokens = self._runner.encode(scan.points_m)
         self._count_codes(tokens, truth_m)
-        rays, distance_m = rays_from_points(truth_m, scan.origin_m)
+        rays, distance_m = rays_from_points(truth_m, scan.point_origins_m[inside])
         exit_m = metrics.region_exit_m(rays.origins_m, rays.directions, self._grid)
         depth_m = self._runner.decode(tokens, rays).depth_m
         self._depth.append(metrics.depth_errors(depth_m, distance_m, exit_m))
+        self._surprise_m.append(scan_surprise_m(surprise_map(truth_m, distance_m, depth_m, self._grid)))
         self._clouds.append(cloud_metrics(points_on_rays(rays, depth_m), truth_m, self._grid))
+        if self._sensor is not None and len(scan.origins_m) > 1:
+            self._of_several_sensors += 1
+        elif self._sensor is not None:
+            rendered_m = self._runner.decode(tokens, self._sensor.rays(scan.origin_m)).depth_m
+            self._beams.append(beam_counts(self._sensor, scan, self._grid, rendered_m))
         if isinstance(self._runner, DecodesWithMask):
             mask = self._grid.pool_mask(self._grid.occupancy(truth_m))
             depth_m = self._runner.decode_with_mask(tokens, rays, mask).depth_m
@@ -91,10 +110,10 @@ class Evaluation:
             raise ValueError(f"evaluate: expected tokens of shape {self._grid.tokens_HW}, the runner gave {tokens.shape}")
         size = self._counts_all.size
         self._counts_all += metrics.code_counts(tokens, size)
-        self._counts_occupied += metrics.code_counts(tokens[metrics.occupied_tokens(truth_m, self._grid)], size)
+        self._counts_occupied += metrics.code_counts(tokens[self._grid.occupied_tokens(truth_m)], size)
 
     def metrics(self) -> Metrics:
-        """Metrics of the scans so far: depth over all their rays, clouds averaged over scans, codes over all their tokens.
+        """Metrics of the scans so far: depth over all their rays, clouds and surprise averaged over scans, codes over all their tokens.
 
         Raises:
             ValueError: no scan had a return inside the region.
@@ -105,10 +124,13 @@ class Evaluation:
         result: Metrics = {"scans": len(self._clouds)}
         result.update(_depth_keys(self._depth, suffix=""))
         result.update({key: float(np.mean([cloud._asdict()[key] for cloud in self._clouds])) for key in CloudMetrics._fields})
+        result["surprise_m"] = float(np.mean(self._surprise_m))
         result["code_usage_occupied"] = metrics.code_usage(self._counts_occupied)
         result["perplexity_occupied"] = metrics.perplexity(self._counts_occupied)
         result["perplexity_all"] = metrics.perplexity(self._counts_all)
         result["bits_per_scan"] = metrics.bits_per_scan(self._grid)
+        if self._beams:
+            result.update(beam_metrics(self._beams))
         if self._depth_gt_mask:
             result.update(_depth_keys(self._depth_gt_mask, suffix="_gt_mask"))
         return result
@@ -120,6 +142,10 @@ class Evaluation:
             notes.append(_missed_note(self._depth_gt_mask, " with the ground-truth mask"))
         elif self._depth:
             notes.append("This runner cannot render with a given mask, so the keys ending in _gt_mask are left out.")
+        if self._sensor is not None and self._beams:
+            notes.append(beam_note(self._sensor, self._beams))
+        if self._of_several_sensors:
+            notes.append(f"{self._of_several_sensors} scans are of several sensors, so the full pattern of one was not rendered for them.")
         empty = sum(math.isinf(cloud.chamfer_m) for cloud in self._clouds)
         if empty:
             notes.append(f"The reconstruction of {empty} scans is empty: the mean Chamfer distance is infinite.")
@@ -133,7 +159,7 @@ def evaluate_scans(runner: Runner, scans: Iterable[Scan]) -> Metrics:
     """Metrics of a runner on the scans of one data set, read one at a time.
 
     Returns:
-        The keys `scans`, the depth metrics, the cloud metrics, the code metrics and `bits_per_scan`; the depth metrics
+        The keys `scans`, the depth metrics, the cloud metrics, `surprise_m`, the code metrics and `bits_per_scan`; the depth metrics
         once more with the suffix `_gt_mask` when the runner can render with a given mask.
     Raises:
         ValueError: no scan has a return inside the region.

@@ -185,20 +185,6 @@ def _occupied_voxels(points_m: FloatArray, grid: Grid) -> CountArray:
     return np.unique((row * columns + column) * layers + layer)
 
 
-def occupied_tokens(points_m: FloatArray, grid: Grid) -> BoolArray:
-    """Which token cells hold at least one point.
-
-    Args:
-        points_m: (N, 3) float32, metres; points outside the region are left out.
-    Returns:
-        (H, W) bool.
-    """
-    occupied = np.zeros(grid.tokens_HW, dtype=bool)
-    row, column, _ = grid.voxel_index(points_m[grid.inside(points_m)]).T // (2 * grid.config.grid.patch_voxels)
-    occupied[row, column] = True
-    return occupied
-
-
 def code_counts(tokens: npt.NDArray[np.uint16], codebook_size: int) -> CountArray:
     """How often each code is used.
 

@@ -9,24 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from copilot4d_core.atomic_file import replacing_file
+from copilot4d_core.evaluation.colours import DEPTH_PALETTE, ERROR_LIMIT_M, ERROR_PALETTE, far_limit_m, height_limits_m
 from copilot4d_core.grid import FloatArray, Grid
 
-NOTHING_COLOUR = "#7a7a7a"
-"""Pixels without a depth: a grey that neither colour map has."""
 TITLES = ("input (grey: no return)", "reconstruction (grey: met nothing)", "error (red: too near)")
-DEPTH_COLOURS = "turbo"
-ERROR_COLOURS = "RdBu"
-ERROR_LIMIT_M = 1.0
-HEIGHT_PERCENTILES = (1.0, 99.0)
-GROUND_LIFT = 0.35
-"""Share of the height range kept free below the ground, whose points would else be too dark to see on black."""
 POINT_AREA = 0.4
 """Marker area in points squared; a scan has about 100,000 points."""
 
@@ -47,7 +40,7 @@ def depth_figure(input_m: FloatArray, reconstruction_m: FloatArray) -> Figure:
     outputs = reconstruction_m.reshape(inputs.shape)
     figure = Figure(figsize=(18.0, 1.2 + 1.9 * len(inputs)), dpi=120, layout="constrained")
     grid: Any = figure.subplots(len(inputs), 3, squeeze=False, sharex=True, sharey=True)
-    far_m = _far_m(inputs)
+    far_m = far_limit_m(inputs)
     for row, (true_m, found_m) in enumerate(zip(inputs, outputs, strict=True)):
         titles = TITLES if row == 0 else ("", "", "")
         depth = draw_depth(grid[row, 0], true_m, titles[0], far_m)
@@ -70,7 +63,7 @@ def depth_picture(depth_m: FloatArray) -> Figure:
     axes = figure.subplots()
     hit = float(np.mean(np.isfinite(depth_m)))
     title = f"depth from tokens ({100 * hit:.0f} % of the rays met something; grey: nothing)"
-    image = draw_depth(axes, depth_m, title, _far_m(depth_m))
+    image = draw_depth(axes, depth_m, title, far_limit_m(depth_m))
     figure.colorbar(image, ax=axes, label="depth (m)", extend="max", pad=0.01)
     return figure
 
@@ -85,12 +78,11 @@ def bev_figure(input_m: FloatArray, reconstruction_m: FloatArray, grid: Grid) ->
     figure = Figure(figsize=(15.0, 7.4), dpi=120, layout="constrained")
     panels: Any = figure.subplots(1, 2, sharex=True, sharey=True)
     shown = input_m[grid.inside(input_m)]
-    low, high = np.percentile(shown[:, 2], HEIGHT_PERCENTILES) if len(shown) else (grid.minimum_m[2], grid.maximum_m[2])
-    low -= GROUND_LIFT * (high - low)
+    low, high = height_limits_m(shown, grid)
     for axes, points_m, title in ((panels[0], shown, "input"), (panels[1], reconstruction_m, "reconstruction")):
         points_m = points_m[np.argsort(points_m[:, 2], kind="stable")]
         dots = axes.scatter(points_m[:, 0], points_m[:, 1], c=points_m[:, 2], s=POINT_AREA, linewidths=0,
-                            cmap=DEPTH_COLOURS, vmin=low, vmax=high)
+                            cmap=DEPTH_PALETTE, vmin=low, vmax=high)
         axes.set(title=f"{title}: {len(points_m)} points", xlabel="x, forward (m)", aspect="equal", facecolor="black",
                  xlim=(grid.minimum_m[0], grid.maximum_m[0]), ylim=(grid.minimum_m[1], grid.maximum_m[1]))
     panels[0].set_ylabel("y, left (m)")
@@ -100,12 +92,12 @@ def bev_figure(input_m: FloatArray, reconstruction_m: FloatArray, grid: Grid) ->
 
 def draw_depth(axes: Axes, depth_m: FloatArray, title: str, far_m: float) -> AxesImage:
     """Draw one range image; row 0 (the highest beam) on top, the middle column ahead."""
-    return _draw(axes, depth_m, title, DEPTH_COLOURS, 0.0, far_m)
+    return _draw(axes, depth_m, title, DEPTH_PALETTE, 0.0, far_m)
 
 
 def draw_error(axes: Axes, error_m: FloatArray, title: str) -> AxesImage:
     """Draw a signed depth error: red is too near, blue too far; NaN where either image has nothing."""
-    return _draw(axes, error_m, title, ERROR_COLOURS, -ERROR_LIMIT_M, ERROR_LIMIT_M)
+    return _draw(axes, error_m, title, ERROR_PALETTE, -ERROR_LIMIT_M, ERROR_LIMIT_M)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -114,17 +106,11 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _draw(axes: Axes, image: FloatArray, title: str, colours: str, low: float, high: float) -> AxesImage:
+def _draw(axes: Axes, image: FloatArray, title: str, palette: Colormap, low: float, high: float) -> AxesImage:
     columns = image.shape[1]
-    palette = matplotlib.colormaps[colours].with_extremes(bad=NOTHING_COLOUR)
     drawn = axes.imshow(np.ma.masked_invalid(image), cmap=palette, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     axes.set_title(title)
     axes.set_xticks([share * columns for share in (0, 0.25, 0.5, 0.75)], ["180 back", "90 left", "0 ahead", "-90 right"])
     axes.set_xlabel("azimuth (degrees)")
     axes.set_ylabel("beam (0 = highest)")
     return drawn
-
-
-def _far_m(images_m: FloatArray) -> float:
-    seen = images_m[np.isfinite(images_m)]
-    return float(np.percentile(seen, 98)) if seen.size else 1.0

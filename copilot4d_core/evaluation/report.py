@@ -17,11 +17,15 @@ from rich.table import Table
 
 from copilot4d_core.atomic_file import replacing_file
 from copilot4d_core.data.scan import ScanSource
-from copilot4d_core.data.sources import open_scans
+from copilot4d_core.data.sensor_fit import fit_sensor, some_scans
+from copilot4d_core.data.sensors import BeamPattern
+from copilot4d_core.data.sources import open_all
 from copilot4d_core.deploy.runner import Runner
 from copilot4d_core.evaluation.evaluate import MISSED_RULE, Evaluation, Metrics
 
 SCHEMA_VERSION = 1
+FITTED_SCANS = 5
+"""Scans of a data set to which its sensor is fitted."""
 LABEL_WIDTH, COLUMN_WIDTH = 28, 16
 
 
@@ -58,21 +62,27 @@ def open_data_sets(paths: list[Path], topic: str | None, every: int) -> list[Dat
         raise ValueError(f"--every: expected at least 1, got {every}")
     if len({path.resolve() for path in paths}) < len(paths):
         raise ValueError(f"--data: expected each path once, got {' '.join(map(str, paths))}")
-    sources = [open_scans(path, topic) for path in paths]
+    sources = open_all(paths, topic)
     names = [source.name for source in sources]
     return [DataSet(source.name if names.count(source.name) == 1 else str(path), source, every)
             for path, source in zip(paths, sources, strict=True)]
 
 
-def report(runner: Runner, data_sets: list[DataSet], model_id: str) -> Report:
+def report(runner: Runner, data_sets: list[DataSet], model_id: str, sensor: BeamPattern | None = None) -> Report:
     """Evaluate the data sets one after the other, with a progress bar on stderr.
 
+    Args:
+        runner: what is evaluated.
+        data_sets: at least one.
+        model_id: for the report.
+        sensor: which recorded all of them; None fits one to each data set, and a note says where that cannot be done.
     Raises:
         ValueError: a data set has no scan with returns inside the region.
     """
     result = Report(model_id, data_sets[0].every)
     for data_set in data_sets:
-        evaluation = Evaluation(runner)
+        pattern, refusal = (sensor, "") if sensor is not None else _fitted(data_set)
+        evaluation = Evaluation(runner, pattern)
         indices = range(0, len(data_set.source), data_set.every)
         for index in track(indices, description=data_set.name, console=Console(stderr=True), transient=True):
             evaluation.add(data_set.source[index])
@@ -80,8 +90,16 @@ def report(runner: Runner, data_sets: list[DataSet], model_id: str) -> Report:
             result.data_sets[data_set.name] = evaluation.metrics()
         except ValueError as error:
             raise ValueError(f"{data_set.name}: {error}") from error
-        result.notes[data_set.name] = evaluation.notes()
+        result.notes[data_set.name] = [*evaluation.notes(), *([refusal] if refusal else [])]
     return result
+
+
+def _fitted(data_set: DataSet) -> tuple[BeamPattern | None, str]:
+    """The sensor of a data set, or why it has none."""
+    try:
+        return fit_sensor(some_scans([data_set.source], most=FITTED_SCANS), f"fitted to {data_set.name}").pattern, ""
+    except ValueError as error:
+        return None, f"No sensor can be fitted, so the metrics of its full pattern are left out; --sensor names one. {error}"
 
 
 def write_report(result: Report, path: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from copilot4d_core.data.pcd_writer import write_pcd
-from copilot4d_core.data.scan import Scan
+from copilot4d_core.data.scan import Rays, Scan
 from copilot4d_core.data.sensors import SphericalPattern
 from copilot4d_core.data.sources import BAG_ENDINGS, open_scans
-from copilot4d_core.deploy.runner import Runner
+from copilot4d_core.deploy.runner import Returns, Runner
 from copilot4d_core.deploy.token_file import TokenFile, check_model, save_tokens
 from copilot4d_core.evaluation.evaluate import points_on_rays
 from copilot4d_core.evaluation.metrics import bits_per_scan
@@ -55,13 +55,14 @@ def encode_scan(runner: Runner, scan: Scan, out: Path) -> str:
 
 
 def decode_tokens(runner: Runner, path: Path, file: TokenFile, pattern: SphericalPattern, *,
-                  cloud: Path | None, picture: Path | None) -> str:
+                  cloud: Path | None, picture: Path | None, with_returns: bool = False) -> str:
     """Write what a sensor at the origin would see: the points that were met, and the depth of every ray.
 
     Args:
         path: where the tokens came from, for messages.
         cloud: `.pcd` file to write, or None.
         picture: `.png` file to write, or None.
+        with_returns: the cloud holds up to two returns of each ray, with their `weight` and their number on the ray (`return`, 1 or 2).
     Returns:
         One line for the reader.
     Raises:
@@ -69,14 +70,23 @@ def decode_tokens(runner: Runner, path: Path, file: TokenFile, pattern: Spherica
     """
     check_model(path, file, runner.model_id, runner.config)
     rays = pattern.rays(np.zeros(3, dtype=np.float32))
-    depth_m = runner.decode(file.tokens, rays).depth_m
-    points_m = points_on_rays(rays, depth_m)
-    if cloud is not None:
-        write_pcd(cloud, points_m)
+    rendering = runner.decode(file.tokens, rays, with_returns=True) if with_returns else runner.decode(file.tokens, rays)
+    depth_m = rendering.depth_m
+    if cloud is not None and rendering.returns is not None:
+        _write_returns(cloud, rays, rendering.returns)
+    elif cloud is not None:
+        write_pcd(cloud, points_on_rays(rays, depth_m))
     if picture is not None:
         # Only here: decoding to a cloud works without matplotlib.
         from copilot4d_core.evaluation.pictures import depth_picture, save_figure
 
         save_figure(depth_picture(depth_m.reshape(pattern.rows, pattern.columns)), picture)
     written = " and ".join(str(p) for p in (cloud, picture) if p is not None)
-    return f"{written}: {len(points_m)} of {len(depth_m)} rays met something"
+    seconds = "" if rendering.returns is None else f", {np.count_nonzero(rendering.returns.weight[1])} have a second return"
+    return f"{written}: {np.count_nonzero(np.isfinite(depth_m))} of {len(depth_m)} rays met something{seconds}"
+
+
+def _write_returns(path: Path, rays: Rays, returns: Returns) -> None:
+    there = returns.weight > 0
+    points_m = np.concatenate([points_on_rays(rays, distance_m) for distance_m in returns.distance_m])
+    write_pcd(path, points_m, {"weight": returns.weight[there], "return": np.nonzero(there)[0].astype(np.uint8) + np.uint8(1)})
