@@ -1,7 +1,8 @@
 """Times of every frame on topics of their own, for tools that plot: the names that Autoware's nodes use.
 
 `~/debug/processing_time/STAGE_ms`, `~/debug/cyclic_time_ms` (from the end of one frame to the end of the next) and
-`~/debug/pipeline_latency_ms` (from the scan's stamp to the publication, by the node's clock); std_msgs/Float64, milliseconds.
+`~/debug/pipeline_latency_ms` (from the scan's stamp to the publication, by the node's clock; none while the stamps are of another
+clock); std_msgs/Float64, milliseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64
 
 from copilot4d_ros import qos
+from copilot4d_ros.diagnostics import OTHER_CLOCK_MS
 from copilot4d_ros.messages import stamp_ns
 
 STAGES = ("unpack", "voxelize", "encode", "decode", "render", "total")
@@ -43,7 +45,12 @@ class DebugTimes:
         """
         now_s = time.monotonic()
         latency_ms = (self._clock.now().nanoseconds - stamp_ns(header)) / 1e6
-        self._send({**stage_ms, "latency": latency_ms} | ({} if self._ended_s is None else {"cyclic": (now_s - self._ended_s) * 1e3}))
+        values = dict(stage_ms)
+        if abs(latency_ms) < OTHER_CLOCK_MS:
+            values["latency"] = latency_ms
+        if self._ended_s is not None:
+            values["cyclic"] = (now_s - self._ended_s) * 1e3
+        self._send(values)
         self._ended_s = now_s
 
     def _send(self, values: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from copilot4d_core.atomic_file import replacing_file
-from copilot4d_core.config import config_from_dict
+from copilot4d_core.config_file import config_from_dict
 from copilot4d_core.data.bag import BagScans
 from copilot4d_core.data.scan import Scan
 from copilot4d_core.data.sensors import SphericalPattern

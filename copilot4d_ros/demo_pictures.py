@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 
-from copilot4d_core.deploy.runner import TokenArray
-from copilot4d_core.evaluation.metrics import occupied_tokens
+from copilot4d_core.evaluation.colours import token_colours
 from copilot4d_core.evaluation.pictures import bev_figure, depth_figure, save_figure
-from copilot4d_core.grid import BoolArray, Grid
+from copilot4d_core.grid import Grid
 from copilot4d_ros.demo_report import DemoFrame
 
 _SHOWN = 4
 """Frames in a picture."""
-_GOLDEN = 0.61803398875
-"""Multiples of the golden ratio modulo 1 lie far apart, so neighbouring codes get different hues."""
-_DIM = 0.22
 
 
 def write_pictures(folder: Path, frames: Sequence[DemoFrame], grid: Grid) -> None:
@@ -50,28 +44,13 @@ def spread(frames: Sequence[DemoFrame], count: int = _SHOWN) -> list[DemoFrame]:
     return [frames[i] for i in picks]
 
 
-def token_colours(tokens: TokenArray, occupied: BoolArray) -> npt.NDArray[np.float64]:
-    """Colour of each token: one hue and lightness a code, dim where the cell holds no point.
-
-    Args:
-        tokens: (H, W) uint16.
-        occupied: (H, W) bool: cells that hold a point of the input.
-    Returns:
-        (H, W, 3) RGB, 0 to 1.
-    """
-    hue = (tokens * _GOLDEN) % 1.0
-    lightness = np.where(occupied, 0.75 + 0.25 * ((tokens * _GOLDEN**2) % 1.0), _DIM)
-    colours: npt.NDArray[np.float64] = hsv_to_rgb(np.stack([hue, np.where(occupied, 0.7, 0.35), lightness], axis=-1))
-    return colours
-
-
 def tokens_figure(frames: Sequence[DemoFrame], grid: Grid) -> Figure:
     """Token grids side by side in order of time, in metres, x to the right and y up as in the view from above."""
     figure = Figure(figsize=(4.6 * len(frames) + 0.6, 5.4), dpi=120, layout="constrained")
     panels: Any = figure.subplots(1, len(frames), squeeze=False, sharey=True)
     low, high = grid.minimum_m, grid.maximum_m
     for axes, frame in zip(panels[0], frames, strict=True):
-        occupied = occupied_tokens(frame.inside_m, grid)
+        occupied = grid.occupied_tokens(frame.inside_m)
         axes.imshow(token_colours(frame.tokens, occupied), origin="lower", interpolation="nearest",
                     extent=(low[0], high[0], low[1], high[1]))
         codes = len(np.unique(frame.tokens[occupied]))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from copilot4d_core.data.point_cloud2 import CloudLayout, layout_from_message, points_from_message
+from copilot4d_core.data.sensors import SensorPattern
 from copilot4d_core.deploy.runner import Runner, TokenArray
-from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
+from copilot4d_ros.parameters import TokenizerParameters
+from copilot4d_ros.surprise_probe import SurpriseProbes
 from copilot4d_ros.views import Rendered, Views, Wanted
 
 
@@ -27,19 +31,29 @@ class Frame(NamedTuple):
 
     tokens: TokenArray
     rendered: Rendered
-    points: int
+    error_m: FloatArray | None
+    """(rows, columns) reconstruction minus the nearest return in the region in the same pixel; NaN where either is missing; None without points."""
+    points_m: FloatArray
+    """(N, 3) what was encoded, those outside the region among them."""
     points_in_region: int
     points_dropped: int
+    points_thinned: int
     stage_ms: dict[str, float]
+    surprise_m: float | None
+    """How badly the tokens explain the scan, see `evaluation/surprise.py`; None when it was not looked at."""
 
 
 class FrameProcessor:
     """Turns cloud messages into frames with one runner and its views."""
 
-    def __init__(self, runner: Runner, views: Views) -> None:
-        self._runner, self._views = runner, views
+    def __init__(self, runner: Runner, pattern: SensorPattern, parameters: Callable[[], TokenizerParameters]) -> None:
+        """Args: `parameters` gives those that hold at the moment; the pattern is that of the depth image."""
+        self._runner, self._pattern, self._parameters = runner, pattern, parameters
+        self._views = Views(runner, pattern)
         self._grid = Grid(runner.config)
-        self._layout: CloudLayout | None = None
+        self._probes = SurpriseProbes(self._grid, lambda: parameters().surprise_period_s)
+        self.layout: CloudLayout | None = None
+        """Of the last cloud that could be read."""
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first scan does not wait for kernels to compile or memory to be laid out."""
@@ -52,39 +66,63 @@ class FrameProcessor:
         Args:
             message: sensor_msgs/PointCloud2 in the sensor's frame, metres.
         Raises:
-            RejectedCloudError: the cloud cannot be read, is empty, or lies outside the region.
+            RejectedCloudError: the cloud cannot be read, or gives no tokens because it is empty or lies outside the region.
         """
         started_s = time.perf_counter()
         points_m, dropped = self._points(message)
-        inside = self._count_inside(points_m)
+        points_m, thinned = thinned_evenly(points_m, self._parameters().max_points)
+        inside = self._inside(points_m, dropped)
         stage_ms = {"unpack": _since_ms(started_s)}
-        tokens = self._runner.encode(points_m)
+        tokens = self._runner.encode(points_m if len(points_m) else self._beyond_m())
         stage_ms |= {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
-        rendered, rendering_ms = self._views.render(tokens, wanted)
-        return Frame(tokens, rendered, len(points_m), inside, dropped, stage_ms | rendering_ms)
+        probe = self._probes.aim(points_m, inside)
+        rendered, rendering_ms = self._views.render(tokens, wanted, None if probe is None else probe.rays)
+        surprise_m = None if probe is None or rendered.probe_m is None else probe.surprise_m(rendered.probe_m, self._grid)
+        error_m = None
+        if rendered.points_m is not None and rendered.depth_m is not None:
+            error_m = rendered.depth_m - self._pattern.range_image(points_m[inside], np.zeros(3, dtype=np.float32))
+        return Frame(tokens, rendered, error_m, points_m, int(np.count_nonzero(inside)), dropped, thinned, stage_ms | rendering_ms, surprise_m)
 
     def _points(self, message: Any) -> tuple[FloatArray, int]:
-        if message.width * message.height == 0:
-            raise RejectedCloudError(DropReason.EMPTY, f"cloud: expected points, got width {message.width} and "
-                                     f"height {message.height}")
+        """Usable points, and how many others there were."""
         try:
-            self._layout = layout_from_message(message, self._layout)
-            points_m, _, dropped = points_from_message(message, self._layout)
+            self.layout = layout_from_message(message, self.layout)
+            points_m, _, dropped = points_from_message(message, self.layout)
         except ValueError as error:
             raise RejectedCloudError(DropReason.INVALID, str(error)) from error
-        if len(points_m) == 0:
-            raise RejectedCloudError(DropReason.EMPTY, f"cloud: expected finite points, got {dropped} points that are all NaN, "
-                                     "infinite or (0, 0, 0)")
+        near_m = self._parameters().min_range_m
+        if near_m > 0:
+            far = np.einsum("ni,ni->n", points_m, points_m) >= np.float32(near_m**2)
+            points_m, dropped = points_m[far], dropped + int(np.count_nonzero(~far))
         return points_m, dropped
 
-    def _count_inside(self, points_m: FloatArray) -> int:
-        inside = int(np.count_nonzero(self._grid.inside(points_m)))
-        if inside == 0:
-            low, high = points_m.min(axis=0).tolist(), points_m.max(axis=0).tolist()
-            raise RejectedCloudError(DropReason.OUTSIDE, f"cloud: expected points between {self._grid.minimum_m.tolist()} and "
-                                     f"{self._grid.maximum_m.tolist()} m, got {len(points_m)} points between {low} and {high}; "
-                                     "the unit must be metres and the frame the sensor's own")
-        return inside
+    def _inside(self, points_m: FloatArray, dropped: int) -> BoolArray:
+        inside = self._grid.inside(points_m)
+        if inside.any() or self._parameters().on_empty == "encode":
+            return inside
+        if len(points_m) == 0:
+            raise RejectedCloudError(DropReason.EMPTY, f"cloud: expected points, got {dropped} of which each is NaN, infinite, (0, 0, 0) or nearer "
+                                     f"than min_range_m = {self._parameters().min_range_m:g}")
+        low, high = points_m.min(axis=0).tolist(), points_m.max(axis=0).tolist()
+        raise RejectedCloudError(DropReason.OUTSIDE, f"cloud: expected points between {self._grid.minimum_m.tolist()} and "
+                                 f"{self._grid.maximum_m.tolist()} m, got {len(points_m)} points between {low} and {high}; "
+                                 "the unit must be metres and the frame the sensor's own")
+
+    def _beyond_m(self) -> FloatArray:
+        """A point outside the region, which stands for none: runners take no empty cloud."""
+        return (self._grid.maximum_m + 1.0).astype(np.float32)[None]
+
+
+def thinned_evenly(points_m: FloatArray, most: int) -> tuple[FloatArray, int]:
+    """At most so many points, evenly over the order in which they came: a sensor's turn stays whole.
+
+    Returns:
+        The points, and how many were left out.
+    """
+    excess = len(points_m) - most
+    if excess <= 0:
+        return points_m, 0
+    return points_m[np.arange(most) * len(points_m) // most], excess
 
 
 def _since_ms(started_s: float) -> float:

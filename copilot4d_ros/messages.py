@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Time
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from copilot4d_core.data.camera import PinholeCamera
 from copilot4d_core.deploy.runner import TokenArray
+from copilot4d_core.deploy.token_stream import stream_format
 from copilot4d_core.grid import FloatArray
 
 _IMAGE_TYPES: dict[str, np.dtype[Any]] = {"16UC1": np.dtype(np.uint16), "32FC1": np.dtype(np.float32)}
+ERROR_FIELD = "error_m"
 
 
 def image_from_tokens(tokens: TokenArray, header: Any) -> Any:
@@ -48,6 +50,36 @@ def image_from_depth(depth_m: FloatArray, header: Any) -> Any:
         ValueError: another type or number of axes.
     """
     return _image(depth_m, "32FC1", header)
+
+
+def image_from_colours(colours: npt.NDArray[np.uint8], header: Any) -> Any:
+    """Colour picture.
+
+    Args:
+        colours: (rows, columns, 3) uint8 red, green and blue.
+        header: header of the cloud; kept whole.
+    Returns:
+        sensor_msgs/Image, rgb8.
+    Raises:
+        ValueError: another type or shape.
+    """
+    if colours.dtype != np.uint8 or colours.ndim != 3 or colours.shape[2] != 3:
+        raise ValueError(f"image: expected uint8 of shape (rows, columns, 3), got {colours.dtype} of shape {colours.shape}")
+    rows, columns, _ = colours.shape
+    return Image(header=header, height=rows, width=columns, encoding="rgb8", is_bigendian=0, step=3 * columns, data=byte_array(colours))
+
+
+def compressed_tokens(data: bytes, model_id: str, header: Any) -> Any:
+    """Bytes of a token grid.
+
+    Args:
+        data: from `tokens_to_bytes`.
+        model_id: of the model that made them; part of the message's format.
+        header: header of the cloud; kept whole.
+    Returns:
+        sensor_msgs/CompressedImage.
+    """
+    return CompressedImage(header=header, format=stream_format(model_id), data=array.array("B", data))
 
 
 def camera_info(camera: PinholeCamera, header: Any) -> Any:
@@ -84,25 +116,29 @@ def array_from_image(message: Any) -> npt.NDArray[Any]:
     return pixels
 
 
-def cloud_from_points(points_m: FloatArray, header: Any) -> Any:
-    """Organised cloud with the fields x, y, z; not dense.
+def cloud_from_points(points_m: FloatArray, header: Any, error_m: FloatArray | None = None) -> Any:
+    """Organised cloud with the fields x, y, z and, where an error is given, error_m; not dense.
 
     Args:
         points_m: (rows, columns, 3) float32, metres, in the frame of the header; NaN where there is no point.
         header: header of the source cloud; kept whole.
+        error_m: (rows, columns) float32, metres; NaN where it is unknown.
     Returns:
-        sensor_msgs/PointCloud2, 12 bytes a point.
+        sensor_msgs/PointCloud2, 12 bytes a point, 16 with the error.
     Raises:
         ValueError: another type or shape.
     """
     if points_m.dtype != np.float32 or points_m.ndim != 3 or points_m.shape[2] != 3:
         raise ValueError(f"cloud: expected float32 of shape (rows, columns, 3), got {points_m.dtype} of shape {points_m.shape}")
+    if error_m is not None and (error_m.dtype != np.float32 or error_m.shape != points_m.shape[:2]):
+        raise ValueError(f"cloud: expected an error float32 of shape {points_m.shape[:2]}, got {error_m.dtype} of shape {error_m.shape}")
     rows, columns, _ = points_m.shape
-    fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate("xyz")]
-    cloud = PointCloud2(header=header, height=rows, width=columns, fields=fields, is_bigendian=False,
-                        point_step=12, row_step=12 * columns, is_dense=False)
-    cloud.data = byte_array(points_m.astype("<f4", copy=False))
-    return cloud
+    names = ["x", "y", "z"] if error_m is None else ["x", "y", "z", ERROR_FIELD]
+    values = points_m if error_m is None else np.concatenate([points_m, error_m[..., None]], axis=2)
+    fields = [PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1) for i, name in enumerate(names)]
+    step = 4 * len(names)
+    return PointCloud2(header=header, height=rows, width=columns, fields=fields, is_bigendian=False, point_step=step, row_step=step * columns,
+                       is_dense=False, data=byte_array(values.astype("<f4", copy=False)))
 
 
 def cloud_from_record(record: Any) -> Any:

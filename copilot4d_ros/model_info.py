@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from copilot4d_core.config import Config, dict_from_config
+from copilot4d_core.config import Config
+from copilot4d_core.config_file import dict_from_config
 from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.deploy.token_file import INVALID_TOKEN
 from copilot4d_core.grid import Grid
@@ -54,7 +55,9 @@ def model_info(config: Config, model_id: str, pattern: SphericalPattern | BeamPa
 
 
 def _elevations(pattern: SphericalPattern | BeamPattern) -> dict[str, Any]:
-    """Ends of evenly spaced rows, or each beam's elevation."""
+    """Ends of evenly spaced rows, or what a sensor file says of each beam."""
     if isinstance(pattern, BeamPattern):
-        return {"sensor": pattern.name, "elevations_deg": [float(angle) for angle in pattern.elevations_deg]}
+        beams = {"elevations_deg": pattern.elevations_deg, "azimuth_offsets_deg": pattern.azimuth_offsets_deg,
+                 "origin_heights_m": pattern.origin_heights_m}
+        return {"sensor": pattern.name, **{key: [float(value) for value in values] for key, values in beams.items() if values}}
     return {"elevation_min_deg": pattern.elevation_min_deg, "elevation_max_deg": pattern.elevation_max_deg}

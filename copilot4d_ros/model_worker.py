@@ -19,8 +19,8 @@ from copilot4d_ros.mailbox import Mailbox
 T = TypeVar("T")
 Handler = Callable[[T], None]
 
-EXIT_S = 4.0
-"""How long an end waits for an item in work; `ros2 launch` sends SIGTERM after 5 s."""
+CLEANUP_S, EXIT_S = 4.0, 0.5
+"""How long `cleanup` waits for an item in work, and how long the end of the process does, which has one second for everything."""
 
 
 class ModelWorker(Generic[T]):
@@ -55,15 +55,22 @@ class ModelWorker(Generic[T]):
         """
         return self._mailbox.put(item)
 
-    def close(self) -> bool:
+    def close(self, wait_s: float = CLEANUP_S) -> bool:
         """End the thread.
 
+        Args:
+            wait_s: how long to wait for an item in work.
         Returns:
             Whether it ended in time; if not, it still uses the model.
         """
         self._is_closed = True
         self._mailbox.close()
-        self._thread.join(EXIT_S)
+        self._thread.join(wait_s if self.settled.is_set() else 0.0)  # A model that is being opened may take minutes, and nobody wants it.
+        return self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether the thread has ended; until then it uses the model."""
         return not self._thread.is_alive()
 
     def _run(self) -> None:

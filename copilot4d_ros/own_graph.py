@@ -16,7 +16,7 @@ from copilot4d_ros.dds_profile import large_data_environment
 _DOMAINS = range(1, 102)
 """Domain ids whose ports lie below those that Linux hands out by itself."""
 _FIRST_LOCK_PORT = 23100
-_STOP_S = 10.0
+_STOP_S = 30.0
 
 
 @contextmanager

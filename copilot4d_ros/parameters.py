@@ -1,142 +1,149 @@
-"""The node's parameters: names, types, ranges, descriptions and defaults, in one table.
+"""The nodes' parameters: names, types, ranges, descriptions and defaults, in one place.
 
 What training fixed (region, cells, codebook) travels with the weights and is no parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-
-from copilot4d_core.data.camera import PinholeCamera, camera_pose_from_angles
+from copilot4d_core.data.camera import CameraPose, PinholeCamera, camera_pose_from_angles
 from copilot4d_core.data.sensor_file import sensor_file
 from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.deploy.open_runner import RUNNERS
+from copilot4d_ros.parameter_table import parameter
 from copilot4d_ros.views import DepthMode
 
-
-class ParameterSpec(NamedTuple):
-    """One parameter; `low` and `high` bound a number, `choices` a string."""
-
-    name: str
-    default: str | int | float | bool
-    description: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    read_only: bool = True
+AUTO_TOPIC = "auto"
+OWN_NAMES = ("debug", "depth", "diagnostics", "input", "model_info", "reconstruction", "tokens")
+"""What a camera cannot be called: its topics lie beside these."""
 
 
-SPECS = (
-    ParameterSpec("weights", "", "Path of the model's .safetensors file, or of a folder of `copilot4d export`; empty: the weights in the package."),
-    ParameterSpec("runner", "auto", "What runs the networks; auto: tensorrt where a GPU and an export are there, else onnx (ONNX Runtime on the "
-                  "CPU). One that is named and cannot be had ends the node.", choices=RUNNERS),
-    ParameterSpec("int8", False, "Eight-bit layers in ONNX Runtime."),
-    ParameterSpec("engines", "", "Folder of the TensorRT engines; empty: `engines` in the export folder."),
-    ParameterSpec("autostart", True, "Configure and activate at the start; else wait for a lifecycle manager."),
-    ParameterSpec("build_only", False, "Build engines and kernels, and end: exit code 0, or 1 with the reason."),
-    ParameterSpec("input_qos", "auto", "Reliability of the input; auto matches every publisher.",
-                  choices=("auto", "best_effort", "reliable")),
-    ParameterSpec("depth.sensor", "", "Rays of the depth image: a sensor (hdl64e, hdl32e, vlp16, vlp32c, os1_64, os1_128, pandar64) or the path of a "
-                  "sensor file; empty: the four parameters below."),
-    ParameterSpec("depth.rows", 64, "Rows of the depth image (beams).", 2, 256),
-    ParameterSpec("depth.columns", 1024, "Columns of the depth image (steps of a full turn).", 1, 4096),
-    ParameterSpec("depth.elevation_min_deg", -24.8, "Elevation of the lowest row in degrees.", -90.0, 90.0),
-    ParameterSpec("depth.elevation_max_deg", 2.0, "Elevation of the highest row in degrees.", -90.0, 90.0),
-    ParameterSpec("depth.mode", "median", "Which depth of a ray is published: the first distance where the weights reach half "
-                  "(median), the expected one, or that of the largest weight (strongest).",
-                  choices=tuple(mode.value for mode in DepthMode), read_only=False),
-    ParameterSpec("camera.frame_id", "tokenizer_camera_optical", "Frame of the camera's images: its optical frame (z forward, x right, y down)."),
-    ParameterSpec("camera.width", 320, "Columns of the virtual camera's depth image.", 1, 4096),
-    ParameterSpec("camera.height", 240, "Its rows.", 1, 4096),
-    ParameterSpec("camera.fx", 160.0, "Its focal length along a row in pixels.", 1.0, 100000.0),
-    ParameterSpec("camera.fy", 160.0, "Its focal length along a column in pixels.", 1.0, 100000.0),
-    ParameterSpec("camera.cx", 159.5, "Image column of its optical axis; the middle of the first pixel is 0.", -100000.0, 100000.0),
-    ParameterSpec("camera.cy", 119.5, "Image row of its optical axis.", -100000.0, 100000.0),
-    ParameterSpec("camera.x_m", 0.0, "Where it is in the sensor's frame, forward.", -1000.0, 1000.0),
-    ParameterSpec("camera.y_m", 0.0, "To the left.", -1000.0, 1000.0),
-    ParameterSpec("camera.z_m", 0.0, "Up.", -1000.0, 1000.0),
-    ParameterSpec("camera.roll_deg", 0.0, "Turn about its viewing axis; positive leans to the right.", -180.0, 180.0),
-    ParameterSpec("camera.pitch_deg", 0.0, "Positive looks down.", -180.0, 180.0),
-    ParameterSpec("camera.yaw_deg", 0.0, "Positive looks left; 0 looks along +x.", -180.0, 180.0),
-    ParameterSpec("diagnostics.period_s", 1.0, "Seconds between two messages on /diagnostics.", 0.05, 60.0),
-)
+@dataclass(frozen=True)
+class DepthParameters:
+    """Rays and looks of the depth image."""
+
+    sensor: str = parameter("", "Rays of the depth image: a sensor (hdl64e, hdl32e, vlp16, vlp32c, os1_64, os1_128, pandar64) or the path of a "
+                            "sensor file; empty: the four parameters below.")
+    rows: int = parameter(64, "Rows of the depth image (beams).", 2, 256)
+    columns: int = parameter(1024, "Columns of the depth image (steps of a full turn).", 1, 4096)
+    elevation_min_deg: float = parameter(-24.8, "Elevation of the lowest row in degrees.", -90, 90)
+    elevation_max_deg: float = parameter(2.0, "Elevation of the highest row in degrees.", -90, 90)
+    mode: str = parameter("median", "Which depth of a ray is published: the first distance where the weights reach half (median), the expected one, "
+                          "or that of the largest weight (strongest).", choices=[mode.value for mode in DepthMode], live=True)
+    color_max_m: float = parameter(50.0, "Depth at the far end of the colours of `~/depth/color`; the near end is 0.", 1, 1000, live=True)
+
+    @cached_property
+    def pattern(self) -> SphericalPattern | BeamPattern:
+        """The rays.
+
+        Raises:
+            ValueError: no such sensor, or elevations in the wrong order.
+        """
+        if self.sensor:
+            return sensor_file(self.sensor)
+        return SphericalPattern(self.rows, self.columns, self.elevation_min_deg, self.elevation_max_deg)
 
 
-class NodeSettings(NamedTuple):
-    """Values that are fixed when the node starts."""
+@dataclass(frozen=True)
+class CameraParameters:
+    """One virtual pinhole camera; the group has the camera's name."""
 
-    weights: Path | None
-    runner: str
-    int8: bool
-    engines: Path | None
-    autostart: bool
-    build_only: bool
-    input_qos: str
-    pattern: SphericalPattern | BeamPattern
-    camera: PinholeCamera
-    camera_frame_id: str
-    diagnostics_period_s: float
+    frame_id: str = parameter("", "Frame of the camera's images: its optical frame (z forward, x right, y down); empty: NODE_CAMERA_optical.")
+    pose_from: str = parameter("parameters", "Where the camera is: as the six parameters below say, or as TF says of its frame (tf; needs tf2_ros).",
+                               choices=("parameters", "tf"))
+    width: int = parameter(320, "Columns of the camera's depth image.", 1, 4096, live=True)
+    height: int = parameter(240, "Its rows.", 1, 4096, live=True)
+    fx: float = parameter(160.0, "Its focal length along a row in pixels.", 1, 100000, live=True)
+    fy: float = parameter(160.0, "Its focal length along a column in pixels.", 1, 100000, live=True)
+    cx: float = parameter(159.5, "Image column of its optical axis; the middle of the first pixel is 0.", -100000, 100000, live=True)
+    cy: float = parameter(119.5, "Image row of its optical axis.", -100000, 100000, live=True)
+    x_m: float = parameter(0.0, "Where it is in the sensor's frame, forward.", -1000, 1000, live=True)
+    y_m: float = parameter(0.0, "To the left.", -1000, 1000, live=True)
+    z_m: float = parameter(0.0, "Up.", -1000, 1000, live=True)
+    roll_deg: float = parameter(0.0, "Turn about its viewing axis; positive leans to the right.", -180, 180, live=True)
+    pitch_deg: float = parameter(0.0, "Positive looks down.", -180, 180, live=True)
+    yaw_deg: float = parameter(0.0, "Positive looks left; 0 looks along +x.", -180, 180, live=True)
 
+    @cached_property
+    def camera(self) -> PinholeCamera:
+        """The camera where the parameters put it; one object until they change."""
+        return self.camera_at(camera_pose_from_angles((self.x_m, self.y_m, self.z_m), self.roll_deg, self.pitch_deg, self.yaw_deg))
 
-def declare_parameters(node: Node) -> NodeSettings:
-    """Declare every parameter and read those that are fixed at the start.
-
-    Raises:
-        ValueError: a string is none of its choices, or the elevations are in the wrong order.
-        rclpy.exceptions.ParameterException: a number is out of its range, or a value has another type.
-    """
-    values: dict[str, Any] = {}
-    for spec in SPECS:
-        values[spec.name] = node.declare_parameter(spec.name, spec.default, _descriptor(spec)).value
-        _check_choice(spec, values[spec.name])
-    node.add_on_set_parameters_callback(refuse_unknown_choices)
-    weights, engines = (Path(values[name]).expanduser() if values[name] else None for name in ("weights", "engines"))
-    return NodeSettings(weights, values["runner"], values["int8"], engines, values["autostart"], values["build_only"],
-                        values["input_qos"], _pattern(values), _camera(values), values["camera.frame_id"], values["diagnostics.period_s"])
+    def camera_at(self, pose: CameraPose) -> PinholeCamera:
+        """The camera somewhere else."""
+        return PinholeCamera(self.width, self.height, self.fx, self.fy, self.cx, self.cy, pose)
 
 
-def _pattern(values: dict[str, Any]) -> SphericalPattern | BeamPattern:
-    if values["depth.sensor"]:
-        return sensor_file(values["depth.sensor"])
-    return SphericalPattern(values["depth.rows"], values["depth.columns"], values["depth.elevation_min_deg"], values["depth.elevation_max_deg"])
+@dataclass(frozen=True)
+class DiagnosticsParameters:
+    """What the node reports, and what it finds worth a warning."""
+
+    period_s: float = parameter(1.0, "Seconds between two messages on /diagnostics.", 0.05, 60)
+    budget_ms: float = parameter(100.0, "Warn when 95 % of the scans take longer than this: the time from one scan to the next.", 1, 60000, live=True)
+    min_rate_hz: float = parameter(0.0, "Warn when scans arrive less often; 0: never.", 0, 1000, live=True)
+    stale_s: float = parameter(5.0, "Report STALE when nothing has arrived for so long.", 0.1, 3600, live=True)
 
 
-def _camera(values: dict[str, Any]) -> PinholeCamera:
-    pose = camera_pose_from_angles([values[f"camera.{axis}_m"] for axis in "xyz"], values["camera.roll_deg"], values["camera.pitch_deg"],
-                                   values["camera.yaw_deg"])
-    return PinholeCamera(**{name: values[f"camera.{name}"] for name in ("width", "height", "fx", "fy", "cx", "cy")}, pose=pose)
+@dataclass(frozen=True)
+class ModelParameters:
+    """What both nodes with a model have."""
+
+    weights: str = parameter("", "Path of the model's .safetensors file, or of a folder of `copilot4d export`; empty: the weights in the package.")
+    runner: str = parameter("auto", "What runs the networks; auto: tensorrt where a GPU and an export are there, else kernels "
+                            "(our own, on the CPU), or onnx (ONNX Runtime) where a model has no kernels. One that is named and cannot be had "
+                            "ends the node.", choices=RUNNERS)
+    int8: bool = parameter(False, "Eight-bit layers in ONNX Runtime.")
+    engines: str = parameter("", "Folder of the TensorRT engines; empty: `engines` in the export folder.")
+    autostart: bool = parameter(True, "Configure and activate at the start; else wait for a lifecycle manager.")
+    build_only: bool = parameter(False, "Build engines and kernels, and end: exit code 0, or 1 with the reason.")
+    input_qos: str = parameter("auto", "Reliability of the input. auto: best effort for clouds, which matches every publisher; for tokens as their "
+                               "publisher offers.", choices=("auto", "best_effort", "reliable"))
+    cameras: tuple[str, ...] = parameter(("camera",), "Names of the virtual cameras; each has the parameters of `camera` under its own name.")
+    depth: DepthParameters = field(default_factory=DepthParameters)
+    diagnostics: DiagnosticsParameters = field(default_factory=DiagnosticsParameters)
+
+    def __post_init__(self) -> None:
+        for name in self.cameras:
+            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in OWN_NAMES or self.cameras.count(name) > 1:
+                raise ValueError(f"cameras: expected names of small letters, digits and _, each once and none of {', '.join(OWN_NAMES)}, "
+                                 f"got {name!r}")
+        _ = self.depth.pattern  # refused at the start, not at the first scan
+
+    @property
+    def model(self) -> Path | None:
+        """Weights file or export folder; None for the weights in the package."""
+        return Path(self.weights).expanduser() if self.weights else None
+
+    @property
+    def engine_folder(self) -> Path | None:
+        """None for the folder beside the export."""
+        return Path(self.engines).expanduser() if self.engines else None
 
 
-def refuse_unknown_choices(changes: Sequence[Parameter[Any]]) -> Any:
-    """Answer to a request to change parameters: refused, with the choices, when a string is none of them."""
-    by_name = {spec.name: spec for spec in SPECS}
-    for change in changes:
-        if change.name in by_name:
-            try:
-                _check_choice(by_name[change.name], change.value)
-            except ValueError as error:
-                return SetParametersResult(successful=False, reason=str(error))
-    return SetParametersResult(successful=True)
+@dataclass(frozen=True)
+class DetokenizerParameters(ModelParameters):
+    """Of the node `detokenizer`."""
 
 
-def _check_choice(spec: ParameterSpec, value: Any) -> None:
-    if spec.choices and value not in spec.choices:
-        raise ValueError(f"{spec.name}: expected one of {', '.join(spec.choices)}, got {value!r}")
+@dataclass(frozen=True)
+class TokenizerParameters(ModelParameters):
+    """Of the node `tokenizer`."""
+
+    input_topic: str = parameter("", "Topic of the clouds; empty: `~/input/points`; auto: the only PointCloud2 topic that somebody else publishes.")
+    max_points: int = parameter(1_000_000, "A larger cloud is thinned evenly to so many points, with a warning.", 1, 10_000_000, live=True)
+    min_range_m: float = parameter(0.0, "Points nearer to the sensor are left out, such as returns from the vehicle itself.", 0, 100, live=True)
+    on_empty: str = parameter("skip", "A cloud without a point in the region: count it as dropped (skip), or publish the tokens of empty space "
+                              "(encode).", choices=("skip", "encode"), live=True)
+    surprise_period_s: float = parameter(0.0, "Seconds between two looks at how badly the tokens explain a scan; a look costs one decoding where "
+                                         "nothing is rendered anyway. 0: never.", 0, 3600, live=True)
+    surprise_warn_m: float = parameter(0.65, "Warn when that is worse: scans unlike the training data (fits the weights in the package).", 0, 1,
+                                       live=True)
 
 
-def _descriptor(spec: ParameterSpec) -> Any:
-    descriptor = ParameterDescriptor(description=spec.description, read_only=spec.read_only)
-    if spec.choices:
-        descriptor.additional_constraints = f"one of {', '.join(spec.choices)}"
-    if spec.low is not None and spec.high is not None:
-        if isinstance(spec.default, int):
-            descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)]
-        else:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=spec.low, to_value=spec.high, step=0.0)]
-    return descriptor
+def optical_frame(node_name: str, camera_name: str, camera: CameraParameters) -> str:
+    """Frame of a camera's images."""
+    return camera.frame_id or f"{node_name}_{camera_name}_optical"

@@ -17,6 +17,7 @@ import numpy as np
 
 from copilot4d_core.deploy.runner import Runner, TokenArray, check_token_grid
 from copilot4d_core.deploy.token_file import INVALID_TOKEN
+from copilot4d_core.deploy.token_stream import stream_format, tokens_from_bytes
 from copilot4d_core.grid import Grid
 from copilot4d_ros.messages import array_from_image
 from copilot4d_ros.model_info import SCHEMA_VERSION
@@ -123,6 +124,28 @@ def tokens_from_image(message: Any, runner: Runner) -> TokenArray:
     except ValueError as error:
         raise RefusedTokensError(TokenRefusal.INVALID, str(error)) from error
     return tokens
+
+
+def tokens_from_compressed(message: Any, runner: Runner) -> TokenArray:
+    """Token grid of a compressed message, which names its model itself.
+
+    Args:
+        message: sensor_msgs/CompressedImage of the format `copilot4d; v1; MODEL`.
+    Returns:
+        (H, W) uint16; row = y, column = x.
+    Raises:
+        RefusedTokensError: another format or model, another prior, or bytes that were cut or altered.
+    """
+    expected = stream_format(runner.model_id)
+    if message.format != expected:
+        kind, _, model_id = message.format.rpartition("; ")
+        reason = TokenRefusal.OTHER_MODEL if kind == expected.rpartition("; ")[0] else TokenRefusal.INVALID
+        raise RefusedTokensError(reason, f"compressed tokens: expected the format {expected!r}, got {message.format!r}; start this node with the "
+                                 f"weights of {model_id or 'the model that made them'}, and the same version of the package")
+    try:
+        return tokens_from_bytes(bytes(message.data), runner.model_id, runner.config, runner.prior)
+    except ValueError as error:
+        raise RefusedTokensError(TokenRefusal.INVALID, str(error)) from error
 
 
 def _check_cells(tokens: TokenArray) -> None:

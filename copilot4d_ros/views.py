@@ -1,4 +1,4 @@
-"""What is rendered of a token grid: a turn of the sensor as depth image and points, and a virtual camera; knows no node.
+"""What is rendered of a token grid: a turn of the sensor as depth image and points, and virtual cameras; knows no node.
 
 What goes in: tokens, and what somebody looks at. What comes out: arrays. Unusual: one decoding serves all views.
 """
@@ -6,6 +6,7 @@ What goes in: tokens, and what somebody looks at. What comes out: arrays. Unusua
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,51 +31,86 @@ class Wanted(NamedTuple):
 
     mode: DepthMode
     turn: bool
-    """Depth image and points of the sensor's pattern."""
-    camera: bool
-    """Depth image of the virtual camera."""
+    """Depth image of the sensor's pattern."""
+    points: bool
+    """The same as points."""
+    cameras: Mapping[str, PinholeCamera]
+    """Depth images of virtual cameras, by name."""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nobody looks."""
+        return not (self.turn or self.points or self.cameras)
 
 
 class Rendered(NamedTuple):
     """Depths in metres, float32, NaN for nothing; None for what was not wanted."""
 
-    depth_m: FloatArray | None = None
+    depth_m: FloatArray | None
     """(rows, columns), along the ray."""
-    points_m: FloatArray | None = None
+    points_m: FloatArray | None
     """(rows, columns, 3)."""
-    camera_depth_m: FloatArray | None = None
-    """(height, width), along the camera's optical axis."""
+    cameras_m: Mapping[str, FloatArray]
+    """(height, width) each, along the camera's optical axis."""
+    probe_m: FloatArray | None = None
+    """(R,), along the rays that were asked for beside the views; always the median."""
+
+
+NOTHING = Rendered(None, None, {})
 
 
 class Views:
-    """One runner, one pattern of rays and one virtual camera."""
+    """One runner, the rays of one sensor, and those of the cameras that were last looked through."""
 
-    def __init__(self, runner: Runner, pattern: RayPattern, camera: PinholeCamera) -> None:
-        self._runner, self._camera = runner, camera
+    def __init__(self, runner: Runner, pattern: RayPattern) -> None:
+        self._runner = runner
         self._shape = pattern.rows, pattern.columns
-        turn, view = (each.rays(np.zeros(3, dtype=np.float32)) for each in (pattern, camera))
-        both = Rays(np.concatenate([turn.origins_m, view.origins_m]), np.concatenate([turn.directions, view.directions]))
-        self._rays = {(True, False): turn, (False, True): view, (True, True): both}
+        self._turn = pattern.rays(np.zeros(3, dtype=np.float32))
+        self._known: tuple[bool, list[PinholeCamera], Rays] = True, [], self._turn
 
     def warm_up(self, tokens: TokenArray) -> None:
         """Render once, so that the first frame does not wait for kernels to compile or memory to be laid out."""
-        self._runner.decode(tokens, self._rays[True, False])
+        self._runner.decode(tokens, self._turn)
 
-    def render(self, tokens: TokenArray, wanted: Wanted) -> tuple[Rendered, dict[str, float]]:
+    def render(self, tokens: TokenArray, wanted: Wanted, probe: Rays | None = None) -> tuple[Rendered, dict[str, float]]:
         """What is wanted, and the milliseconds of each stage; the tokens are decoded once, or not at all.
 
+        Args:
+            probe: rays to render beside the views.
         Raises:
             ValueError: tokens that the runner refuses.
         """
-        if not (wanted.turn or wanted.camera):
-            return Rendered(), {}
-        rays = self._rays[wanted.turn, wanted.camera]
-        distance_m: FloatArray = getattr(self._runner.decode(tokens, rays), f"{wanted.mode.value}_m")
-        count = self._shape[0] * self._shape[1] if wanted.turn else 0
-        rendered = Rendered()
-        if wanted.turn:
-            points_m = (rays.origins_m[:count] + rays.directions[:count] * distance_m[:count, None]).astype(np.float32, copy=False)
-            rendered = rendered._replace(depth_m=distance_m[:count].reshape(self._shape), points_m=points_m.reshape(*self._shape, 3))
-        if wanted.camera:
-            rendered = rendered._replace(camera_depth_m=self._camera.z_depth_m(distance_m[count:]).reshape(self._camera.rows, self._camera.columns))
-        return rendered, {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("decode", "render")}
+        if wanted.nothing and probe is None:
+            return NOTHING, {}
+        turn = wanted.turn or wanted.points
+        bundles = [] if wanted.nothing else [self._rays(turn, list(wanted.cameras.values()))]
+        rays = _joined(bundles if probe is None else [*bundles, probe])
+        rendering = self._runner.decode(tokens, rays)
+        distance_m: FloatArray = getattr(rendering, f"{wanted.mode.value}_m")
+        count = self._shape[0] * self._shape[1] if turn else 0
+        depth_m = distance_m[:count].reshape(self._shape) if wanted.turn or wanted.points else None
+        points_m = None
+        if wanted.points:
+            points_m = rays.origins_m[:count] + rays.directions[:count] * distance_m[:count, None]
+            points_m = points_m.astype(np.float32, copy=False).reshape(*self._shape, 3)
+        cameras_m = {}
+        for name, camera in wanted.cameras.items():
+            end = count + camera.height * camera.width
+            cameras_m[name] = camera.z_depth_m(distance_m[count:end]).reshape(camera.height, camera.width)
+            count = end
+        probe_m = None if probe is None else rendering.median_m[count:]
+        return Rendered(depth_m, points_m, cameras_m, probe_m), {s: ms for s, ms in self._runner.stage_ms.items() if s in ("decode", "render")}
+
+    def _rays(self, turn: bool, cameras: list[PinholeCamera]) -> Rays:
+        """Rays of all views in a row; made again only when somebody looks at something else, or a camera moves."""
+        known_turn, known_cameras, rays = self._known
+        if turn != known_turn or [*map(id, cameras)] != [*map(id, known_cameras)]:
+            rays = _joined([self._turn] * turn + [camera.rays(np.zeros(3, dtype=np.float32)) for camera in cameras])
+            self._known = turn, cameras, rays
+        return rays
+
+
+def _joined(bundles: list[Rays]) -> Rays:
+    if len(bundles) == 1:
+        return bundles[0]
+    return Rays(np.concatenate([rays.origins_m for rays in bundles]), np.concatenate([rays.directions for rays in bundles]))
