@@ -1,30 +1,54 @@
 # make demo: replay a bag through the node, pictures and a report in out/demo (BAG=path TOPIC=/x for a bag of yours)
 # make test: all tests
+# make fuzz, make soak: what the package survives, for TIME= seconds; writes out/trust and the table in docs/reliability.md
+# make coverage: all tests but those of speed, with branch coverage of core and nodes, and an error below 90 %
+# make faults: every fault as often as TIME=seconds allows (90 minutes for all), a row each in docs/reliability.md
+# make lock: requirements.lock, of what is installed
 # make .venv: only the environment of these two; PYTHON=python3.12 chooses the interpreter (3.10 to 3.12)
 PYTHON ?= python3
 BAG ?=
 TOPIC ?=
+TIME ?=
+# Exact versions for the Python that they were tried with; another one takes what setup.py allows.
+LOCKED := $(shell $(PYTHON) -c "import sys; print('--constraint requirements.lock' if sys.version_info[:2] == (3, 11) else '')")
 DEMO_READY := .venv/.demo-ready
 TEST_READY := .venv/.test-ready
 
-.PHONY: demo test .venv
+.PHONY: demo test coverage fuzz soak faults lock .venv
 
 demo: $(DEMO_READY)
 	.venv/bin/python -m copilot4d_ros.demo --out out/demo $(if $(BAG),--bag "$(BAG)") $(if $(TOPIC),--topic "$(TOPIC)")
 
 test: $(TEST_READY)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 600
+
+fuzz: $(TEST_READY)
+	PYTHONPATH=test .venv/bin/python -m trust.fuzz --seconds $(or $(TIME),120)
+
+soak: $(TEST_READY)
+	PYTHONPATH=test .venv/bin/python -m trust.soak --seconds $(or $(TIME),60)
+
+# Without the tests whose subject is time.
+coverage: $(TEST_READY)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 1200 --cov --cov-report=term:skip-covered \
+		--ignore test/test_speed.py --ignore test/test_training_cost.py --deselect test/test_kernel_cache.py::test_a_warm_start_takes_less_than_50_ms
+
+faults: $(TEST_READY)
+	PYTHONPATH=test .venv/bin/python -m faults.run --seconds $(or $(TIME),5400)
 
 .venv: $(TEST_READY)
 
+lock: $(TEST_READY)
+	.venv/bin/python test/locked_versions.py > requirements.lock
+
 # What a robot needs: no torch.
-$(DEMO_READY): setup.py
+$(DEMO_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --editable ".[ros]"
+	.venv/bin/python -m pip install --quiet $(LOCKED) --editable ".[ros]"
 	touch $@
 
-$(TEST_READY): setup.py
+$(TEST_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet "torch==2.13.*"
-	.venv/bin/python -m pip install --quiet --editable ".[train,ros,test]"
+	.venv/bin/python -m pip install --quiet $(LOCKED) "torch==2.13.*"
+	.venv/bin/python -m pip install --quiet $(LOCKED) --editable ".[train,ros,view,data,rate,test]"
 	touch $@ $(DEMO_READY)

@@ -35,7 +35,7 @@ from copilot4d_ros.model_info import model_info
 from copilot4d_ros.own_graph import stop
 
 HERE = Path(__file__).parent
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 SLOW_MS_VARIABLE = "FAKE_RUNNER_DECODE_MS"
 BAD_CODE, FATAL_CODE = 13, 14
 VOLATILE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -124,8 +124,7 @@ class DetokenizerClient(Node):
 
     def send_grid(self, tokens: Any, **changes: Any) -> int:
         """Publish a token image with a new stamp, which is returned."""
-        self._stamp += 100_000_001
-        self.tokens.publish(token_image(tokens, self._stamp, **changes))
+        self.tokens.publish(token_image(tokens, self.new_stamp(), **changes))
         return self._stamp
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> None:
@@ -157,10 +156,24 @@ class DetokenizerClient(Node):
         dropped = sum(int(value) for key, value in self.diagnostics.items() if key.startswith("dropped_"))
         return self.count("received") == self.count("processed") + self.count("not_watched") + dropped
 
+    @property
+    def last_stamp(self) -> int:
+        """The newest stamp that was given out."""
+        return self._stamp
+
+    def new_stamp(self) -> int:
+        """A stamp that no message has."""
+        self._stamp += 100_000_001
+        return self._stamp
+
     def refused(self, reason: str, send: Callable[[], int]) -> int:
         """Send tokens and wait until they are counted as dropped for a reason; the stamp that `send` returned."""
+        return self.refused_of(self.tokens, reason, send)
+
+    def refused_of(self, publisher: Any, reason: str, send: Callable[[], int]) -> int:
+        """The same with another publisher than that of token images."""
         key = f"dropped_{reason}"
-        self.wait(lambda: self.diagnostics and self.tokens.get_subscription_count(), "the node")
+        self.wait(lambda: self.diagnostics and publisher.get_subscription_count(), "the node")
         before = self.count(key)
         stamp = send()
         self.wait(lambda: self.count(key) == before + 1, key)

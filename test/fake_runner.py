@@ -30,6 +30,8 @@ class FakeRunner:
     def __init__(self) -> None:
         self.config = preset("tiny")
         self.model_id = MODEL_ID
+        self.backend = "fake"
+        self.prior = None
         self.stage_ms: dict[str, float] = {}
         self.rendered = 0
         self.is_broken = False

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, PointCloud2, PointField
@@ -19,7 +20,8 @@ from std_msgs.msg import String
 from copilot4d_ros import qos
 from copilot4d_ros.messages import byte_array, stamp_ns
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
+MESSAGES_A_FRAME = 16  # a node with every view watched answers a cloud with a dozen
 
 
 def cloud(points: Any, stamp: int, names: str = "xyz", frame: str = "lidar_top") -> Any:
@@ -50,8 +52,8 @@ class NodeClient(Node):
         self.reconstruction: dict[int, Any] = {}
         self.info: dict[str, Any] | None = None
         self.diagnostics: dict[str, str] = {}
-        self.level = b""
-        self._stamp = 1_700_000_000_123_456_789
+        self.level, self.text, self.stamp = b"", "", Time()
+        self._stamp, self._is_live = 1_700_000_000_123_456_789, False
         self.create_subscription(Image, f"{self.target}/tokens", lambda m: self._keep(self.tokens, m), 10)
         self.create_subscription(String, f"{self.target}/model_info", self._keep_info, qos.LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._keep_diagnostics, 10)
@@ -75,15 +77,31 @@ class NodeClient(Node):
         def sent() -> Any:
             self.send([[1.0, 1.0, 0.0]])
             rclpy.spin_once(self, timeout_sec=0.2)
+            for _ in range(MESSAGES_A_FRAME):  # a client that sends faster than it listens hears only what is old
+                rclpy.spin_once(self, timeout_sec=0.0)
             return condition()
 
         self.wait(sent, what)
 
     def send(self, points: Any, **how: Any) -> int:
         """Publish a cloud with a new stamp, which is returned."""
-        self._stamp += 100_000_001
+        self._stamp = time.time_ns() if self._is_live else self._stamp + 100_000_001
         self.clouds.publish(cloud(points, self._stamp, **how))
         return self._stamp
+
+    def stamp_now(self) -> None:
+        """From here on, clouds are stamped with the time of this machine."""
+        self._is_live = True
+
+    def send_message(self, message: Any, stamp: int | None = None) -> int:
+        """Publish a cloud as it is, but for its header; with a new stamp unless one is given. Returns the stamp."""
+        if stamp is None:
+            self._stamp += 100_000_001
+            stamp = self._stamp
+        message.header.frame_id = "lidar_top"
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 1_000_000_000)
+        self.clouds.publish(message)
+        return stamp
 
     def count(self, key: str) -> int:
         """A count in the latest diagnostics; -1 before the first."""
@@ -93,16 +111,36 @@ class NodeClient(Node):
         """Wait until both directions work: clouds are sent until tokens come back and nothing is under way."""
         self.wait(lambda: self.info, "model info")
         self.send_until(lambda: self.tokens, "first tokens")
-        self.wait(lambda: self.count("received") == self.count("processed") + self.count("dropped_replaced") > 0, "quiet")
+        # The last cloud's stamp too: diagnostics from before it can say that all is done while it is still under way.
+        self.wait(lambda: self.diagnostics.get("last_stamp_ns") == str(self._stamp)
+                  and self.count("received") == self.count("processed") + self.count("dropped_replaced"), "quiet")
 
     def set_parameter(self, name: str, value: Any) -> Any:
         """Ask the node to change a parameter; rcl_interfaces/SetParametersResult."""
-        service = self.create_client(SetParameters, f"{self.target}/set_parameters")
-        assert service.wait_for_service(DEADLINE_S)
-        future = service.call_async(SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()]))
-        self.wait(future.done, f"answer to setting {name}")
-        self.destroy_client(service)
-        return future.result().results[0]
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.ask(SetParameters, "set_parameters", request).results[0]
+
+    def parameter_names(self) -> list[str]:
+        """Names of all parameters of the node."""
+        return list(self.ask(ListParameters, "list_parameters", ListParameters.Request()).result.names)
+
+    def get_parameter_of(self, name: str) -> int:
+        """Value of a whole-number parameter of the node."""
+        (value,) = self.ask(GetParameters, "get_parameters", GetParameters.Request(names=[name])).values
+        return int(value.integer_value)
+
+    def describe(self, names: list[str]) -> list[Any]:
+        """rcl_interfaces/ParameterDescriptor of each."""
+        return list(self.ask(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names)).descriptors)
+
+    def ask(self, kind: Any, service: str, request: Any) -> Any:
+        """Answer of a service of the node."""
+        asked = self.create_client(kind, f"{self.target}/{service}")
+        assert asked.wait_for_service(DEADLINE_S)
+        future = asked.call_async(request)
+        self.wait(future.done, f"an answer of {service}")
+        self.destroy_client(asked)
+        return future.result()
 
     def _keep(self, where: dict[int, Any], message: Any) -> None:
         where[stamp_ns(message.header)] = message
@@ -113,5 +151,5 @@ class NodeClient(Node):
     def _keep_diagnostics(self, message: Any) -> None:
         status = message.status[0]
         if status.name.startswith(f"{self.target}:"):
-            self.level = status.level
+            self.level, self.text, self.stamp = status.level, status.message, message.header.stamp
             self.diagnostics = {pair.key: pair.value for pair in status.values}

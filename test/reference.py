@@ -1,16 +1,18 @@
-"""Slow, plain twins of the fast code, written after the equations. Nothing here imports a kernel."""
+"""Slow, plain twins of the fast code, written after the equations; those in torch are the benchmark's. Nothing here uses a kernel."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from copilot4d_core.benchmark.plain_torch import Rendered, dense_feature_grid, query_dense, render_equation_4, sample_distances
 from copilot4d_core.grid import Grid
+
+__all__ = ["Rendered", "cells_in_mask", "dense_feature_grid", "mask_runs", "query_dense", "ray_returns", "render_dense", "render_equation_4",
+           "sample_distances", "voxel_lists"]
 
 
 def voxel_lists(points: np.ndarray, grid: Grid) -> dict[tuple[int, int, int], list[int]]:
@@ -27,24 +29,6 @@ def voxel_lists(points: np.ndarray, grid: Grid) -> dict[tuple[int, int, int], li
     return cells
 
 
-def dense_feature_grid(model: torch.nn.Module, feature_HWC: Tensor) -> Tensor:
-    """The whole neural feature grid, (channels, Z, Y, X): the read-out of every cell."""
-    grid, nfg = model.grid, model.feature_grid
-    per_patch, layers = grid.config.grid.feature_cells_per_patch, grid.voxels_YXZ[2]
-    values = torch.einsum("hwc,rdc->hwrd", nfg.norm(feature_HWC), nfg.readout_weight) + nfg.readout_bias
-    height, width = grid.patches_HW
-    cells = values.view(height, width, per_patch, per_patch, layers, -1)
-    return cells.permute(5, 4, 0, 2, 1, 3).reshape(-1, layers, height * per_patch, width * per_patch)
-
-
-def query_dense(dense_DZYX: Tensor, position_M3: Tensor, grid: Grid) -> Tensor:
-    """Trilinear look-up by `grid_sample`, align_corners False, values constant beyond the outermost centres; (M, channels)."""
-    low, high = torch.from_numpy(grid.minimum_m), torch.from_numpy(grid.maximum_m)
-    unit = 2 * (position_M3 - low) / (high - low) - 1
-    sampled = F.grid_sample(dense_DZYX[None], unit[None, None, None], mode="bilinear", padding_mode="border", align_corners=False)
-    return sampled[0, :, 0, 0].T
-
-
 def cells_in_mask(mask: np.ndarray, grid: Grid) -> np.ndarray:
     """Feature-grid cells inside the mask, grown by one cell in every direction; (Y, X, Z) bool."""
     rows, columns, _ = grid.feature_cells_YXZ
@@ -57,20 +41,6 @@ def cells_in_mask(mask: np.ndarray, grid: Grid) -> np.ndarray:
         ahead[tuple(first)], behind[tuple(last)] = False, False
         cells = cells | ahead | behind
     return cells
-
-
-class Rendered(NamedTuple):
-    depth: Tensor
-    weights: Tensor
-    opacity: Tensor
-
-
-def render_equation_4(logit_RS: Tensor, distance_RS: Tensor, valid_RS: Tensor) -> Rendered:
-    """alpha = sigmoid(logit); w_i = alpha_i prod_{j<i} (1 - alpha_j); D = sum w_i h_i, as the paper writes it."""
-    alpha = torch.sigmoid(logit_RS) * valid_RS
-    clear = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], dim=1), dim=1)
-    weights = alpha * clear
-    return Rendered((weights * distance_RS).sum(1), weights, weights.sum(1))
 
 
 def mask_runs(origin: np.ndarray, direction: np.ndarray, mask: np.ndarray, grid: Grid, fine_m: float = 1e-3) -> list[tuple[float, float]]:
@@ -86,45 +56,6 @@ def mask_runs(origin: np.ndarray, direction: np.ndarray, mask: np.ndarray, grid:
     return [(float(distance[a]), float(distance[min(b, len(distance) - 1)])) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def sample_distances(origin_R3: Tensor, direction_R3: Tensor, mask_YXZ: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Samples of every ray inside the mask, all rays one cell further at a time: distances (R, S) and counts (R,)."""
-    low, high = torch.from_numpy(grid.minimum_m), torch.from_numpy(grid.maximum_m)
-    shape = torch.tensor(mask_YXZ.shape)[[1, 0, 2]]
-    size = (high - low) / shape
-    a, b = (low - origin_R3) / direction_R3, (high - origin_R3) / direction_R3
-    at = torch.minimum(a, b).amax(dim=1).clamp(min=0.0)
-    end = torch.maximum(a, b).amin(dim=1)
-    cell = ((origin_R3 + at[:, None] * direction_R3 - low) / size).floor().long().clamp(torch.zeros(3, dtype=torch.long), shape - 1)
-    step = torch.where(direction_R3 > 0, 1, -1)
-    following = (low + (cell + (step > 0)) * size - origin_R3) / direction_R3
-    delta = (size / direction_R3).abs()
-    begin = torch.full_like(at, -1.0)
-    runs: list[Tensor] = []
-    while True:
-        inside = (at < end) & (cell >= 0).all(dim=1) & (cell < shape).all(dim=1)
-        safe = cell.clamp(torch.zeros(3, dtype=torch.long), shape - 1)
-        occupied = inside & mask_YXZ[safe[:, 1], safe[:, 0], safe[:, 2]]
-        ends = torch.nonzero((begin >= 0) & ~occupied).flatten()
-        runs.append(torch.stack([ends.to(at.dtype), begin[ends], at[ends]], dim=1))
-        begin[ends] = -1.0
-        begin = torch.where(occupied & (begin < 0), at, begin)
-        if not inside.any():
-            break
-        axis = following.argmin(dim=1, keepdim=True)
-        at = torch.where(inside, torch.minimum(following.gather(1, axis).squeeze(1), end), at)
-        cell.scatter_add_(1, axis, step.gather(1, axis))
-        following.scatter_add_(1, axis, delta.gather(1, axis))
-    ray, first, last = torch.cat(runs)[torch.cat(runs)[:, 0].argsort(stable=True)].T
-    number = ((last - first) / grid.config.rendering.step_m).ceil().long().clamp(min=1)
-    run = torch.repeat_interleave(number)
-    place = torch.arange(len(run)) - (number.cumsum(0) - number)[run]
-    distance = first[run] + (place + 0.5) * ((last - first) / number)[run]
-    count = torch.zeros(len(origin_R3), dtype=torch.long).index_add_(0, ray.long(), number)
-    out = torch.zeros(len(origin_R3), max(1, int(count.max())))
-    out[ray.long()[run], torch.arange(len(run)) - (count.cumsum(0) - count)[ray.long()[run]]] = distance
-    return out, count
-
-
 def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tensor, valid_RS: Tensor, origin_R3: Tensor,
                  direction_R3: Tensor) -> Rendered:
     """Rendering through the dense feature grid, `grid_sample` and `cumprod`, at given sample distances."""
@@ -133,3 +64,24 @@ def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tenso
     features = query_dense(dense, position.reshape(-1, 3), model.grid)
     logits = model.feature_grid.mlp(features).reshape(distance_RS.shape)
     return render_equation_4(logits, distance_RS, valid_RS)
+
+
+def ray_returns(weights: np.ndarray, distances: np.ndarray) -> list[tuple[float, float]]:
+    """(distance, weight) of up to two returns of one ray, nearest first, in the words of `kernels/ray_returns.py`.
+
+    Samples of weight 0.01 or more, grouped where they lie 1 m or less behind one another; of the groups of weight 0.1 or more the heaviest two.
+    """
+    groups: list[list[tuple[float, float]]] = []
+    for weight, distance in zip(weights.tolist(), distances.tolist(), strict=True):
+        if weight < 0.01:
+            continue
+        if not groups or distance - groups[-1][-1][0] > 1.0:
+            groups.append([])
+        groups[-1].append((distance, weight))
+    found = []
+    for group in groups:
+        total = sum(weight for _, weight in group)
+        if total >= 0.1:
+            found.append((sum(weight * distance for distance, weight in group) / total, total))
+    heaviest = sorted(found, key=lambda one: -one[1])[:2]  # keeps the order of equals, so the nearer stays
+    return sorted(heaviest)

@@ -13,7 +13,6 @@ from scipy.spatial import cKDTree
 from copilot4d_core.config import Config, preset
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.deploy.runner import Rendering, TokenArray
-from copilot4d_core.evaluation.metrics import occupied_tokens
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
 MODEL_ID = "tiny-0123456789ab"
@@ -27,6 +26,8 @@ class StandInRunner:
     def __init__(self, error_m: float = 0.0, misses: slice = slice(0), model_id: str = MODEL_ID) -> None:
         self.config: Config = preset("tiny")
         self.model_id = model_id
+        self.backend = "stand-in"
+        self.prior = None
         self.error_m, self.misses = error_m, misses
         self.closed = False
         self.cloud_m: FloatArray = np.zeros((0, 3), dtype=np.float32)
@@ -38,7 +39,7 @@ class StandInRunner:
     def encode(self, points_m: FloatArray) -> TokenArray:
         grid = Grid(self.config)
         self.cloud_m = points_m[grid.inside(points_m)]
-        return occupied_tokens(points_m, grid).astype(np.uint16)
+        return grid.occupied_tokens(points_m).astype(np.uint16)
 
     def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
         depth = np.full(len(rays.directions), np.nan, dtype=np.float32)

@@ -28,6 +28,9 @@ def test_every_variant_keeps_its_bars_on_real_scans(lidar_data: Path) -> None:
     sets = data_sets(lidar_data)
     assert sum(len(range(0, len(each.source), each.every)) for each in sets) >= 20
     rows = {row.name: row for row in measure(read_model(PACKAGED_WEIGHTS), sets)}
+    assert rows["kernels"].tokens >= 0.9999
+    assert rows["kernels"].largest_gap <= TIE
+    assert rows["kernels"].depth_max_m <= 0.001, "not only 99 % of the rays: all of them"
     assert rows["onnx fp32"].tokens >= 0.9999
     assert rows["onnx fp32"].largest_gap <= TIE
     assert rows["onnx fp32"].depth_max_m <= 0.001, "not only 99 % of the rays: all of them"

@@ -7,58 +7,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
 
+from lifecycle_manager import Manager  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from recorded_bag import FIRST_NS, write_bag  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import PointCloud2  # noqa: E402
 
 from copilot4d_ros.messages import stamp_ns  # noqa: E402
-from copilot4d_ros.own_graph import own_graph, stop  # noqa: E402
+from copilot4d_ros.own_graph import stop  # noqa: E402
 
-DEADLINE_S = 20.0
-FIRST_NS = 1_584_000_000_250_000_000
-STORE = get_typestore(Stores.ROS2_HUMBLE)
-CLOUD = "sensor_msgs/msg/PointCloud2"
+DEADLINE_S = 60.0
 
 
-def write_bag(path: Path, data: Sequence[bytes], topics: Sequence[str] = ("/roof/points",), step_ns: int = 100_000_000) -> Path:
-    """Bag of clouds with a point of 22 bytes, as Velodyne's XYZIRT; recorded 7 s later than their stamps."""
-    types = STORE.types
-    fields = [types["sensor_msgs/msg/PointField"](n, o, d, 1)
-              for n, o, d in (("x", 0, 7), ("y", 4, 7), ("z", 8, 7), ("intensity", 12, 7), ("ring", 16, 4), ("time", 18, 7))]
-    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-        for topic in topics:
-            connection = writer.add_connection(topic, CLOUD, typestore=STORE)
-            for i, chunk in enumerate(data):
-                stamp = FIRST_NS + i * step_ns
-                header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9)), "roof")
-                values = np.frombuffer(chunk, np.uint8)
-                message = types[CLOUD](header, 1, len(chunk) // 22, fields, False, 22, len(chunk), values, True)
-                writer.write(connection, stamp + 7 * 10**9, STORE.serialize_cdr(message, CLOUD))
-    return path
-
-
-@pytest.fixture(scope="module")
-def listener() -> Iterator[Any]:
-    """A node on a domain of our own."""
-    with own_graph():
-        rclpy.init()
-        node = rclpy.create_node("listener")
-        yield node
-        node.destroy_node()
-        rclpy.try_shutdown()
+@pytest.fixture
+def listener(graph: None) -> Iterator[Any]:
+    """A node on a domain of our own, with no subscriptions but those of one test."""
+    node = rclpy.create_node("listener")
+    yield node
+    node.destroy_node()
 
 
 @contextmanager
@@ -86,6 +63,13 @@ def spin_until(node: Any, condition: Any, what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {DEADLINE_S} s"
+        rclpy.spin_once(node, timeout_sec=0.05)
+
+
+def spin_for(node: Any, seconds: float) -> None:
+    """Spin for a time in which nothing is expected."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
         rclpy.spin_once(node, timeout_sec=0.05)
 
 
@@ -132,12 +116,72 @@ def test_a_signal_ends_the_wait_for_a_subscriber(listener: Any, tmp_path: Path, 
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_the_next_cloud(listener: Any, tmp_path: Path, with_signal: signal.Signals) -> None:
+    bag = write_bag(tmp_path / "bag", [b"a" * 22, b"b" * 22], step_ns=9_000_000_000)
+    clouds = listen(listener, PointCloud2, "/cut")
+    log = tmp_path / "log.txt"
+    with player(log, f"bag:={bag}", "output_topic:=/cut", "publish_clock:=true") as process:
+        spin_until(listener, lambda: clouds, "the first of two clouds, 9 s apart")
+        started_s = time.monotonic()
+        assert stop(process, with_signal) == 0
+        assert time.monotonic() - started_s < 4.0, "the next cloud is 9 s away"
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_manager_pauses_the_player_and_lets_it_go_on(listener: Any, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", [bytes([i]) * 22 for i in range(200)])
+    clouds = listen(listener, PointCloud2, "/managed")
+    with player(tmp_path / "log.txt", f"bag:={bag}", "output_topic:=/managed", "autostart:=false") as process:
+        manager = Manager(listener, "/bag_player")
+        assert manager.state() == "unconfigured" and listener.count_publishers("/managed") == 0
+        assert manager(Transition.TRANSITION_CONFIGURE) and manager(Transition.TRANSITION_ACTIVATE)
+        spin_until(listener, lambda: len(clouds) >= 3, "three clouds")
+        assert manager.state() == "active", "services are answered while it plays"
+        assert manager(Transition.TRANSITION_DEACTIVATE)
+        assert manager.state() == "inactive"
+        spin_for(listener, 0.2)  # What was on the way is here now.
+        played = len(clouds)
+        spin_for(listener, 0.5)
+        assert len(clouds) == played, "a paused player publishes nothing"
+        assert manager(Transition.TRANSITION_ACTIVATE)
+        spin_until(listener, lambda: len(clouds) >= played + 3, "three more")
+        assert [m.data[0] for _, m in clouds] == list(range(len(clouds))), "it goes on where it was"
+        assert clouds[played + 1][0] - clouds[played][0] > 0.05, "it does not catch up"
+        assert manager(Transition.TRANSITION_DEACTIVATE) and manager(Transition.TRANSITION_CLEANUP)
+        spin_until(listener, lambda: listener.count_publishers("/managed") == 0, "no topic")
+        clouds.clear()
+        assert manager(Transition.TRANSITION_CONFIGURE) and manager(Transition.TRANSITION_ACTIVATE)
+        spin_until(listener, lambda: clouds, "a cloud of the next play")
+        assert clouds[0][1].data[0] == 0, "after cleanup it starts anew"
+        assert stop(process) == 0
+
+
+def test_a_configure_that_fails_leaves_the_player_waiting(listener: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with player(log, "bag:=/nowhere/at/all", "autostart:=false") as process:
+        manager = Manager(listener, "/bag_player")
+        assert not manager(Transition.TRANSITION_CONFIGURE)
+        assert manager.state() == "unconfigured" and "/nowhere/at/all" in log.read_text()
+        stop(process)
+
+
+def test_the_first_seconds_are_left_out(listener: Any, tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", [bytes([i]) * 22 for i in range(8)])
+    clouds = listen(listener, PointCloud2, "/late")
+    with player(tmp_path / "log.txt", f"bag:={bag}", "output_topic:=/late", "start_offset_s:=0.45") as process:
+        spin_until(listener, lambda: process.poll() is not None, "the end of the bag")
+    assert process.returncode == 0
+    assert [m.data[0] for _, m in clouds] == [5, 6, 7], "clouds of 0.5, 0.6 and 0.7 s"
+
+
 @pytest.mark.parametrize(("parameters", "expected"), [
     ((), "bag: expected the path of a bag"),
     (("bag:=/nowhere/at/all",), "/nowhere/at/all"),
     (("bag:={two}",), "/left, /right"),
     (("bag:={two}", "topic:=/middle"), "/middle"),
     (("bag:={two}", "topic:=/left", "rate:=0.0"), "rate out of range"),
+    (("bag:={two}", "topic:=/left", "start_offset_s:=3.0"), "start_offset_s: expected a time at which"),
 ])
 def test_what_cannot_be_played_is_refused(listener: Any, tmp_path: Path, parameters: tuple[str, ...], expected: str) -> None:
     two = write_bag(tmp_path / "two", [b"a" * 22], topics=("/left", "/right"))
@@ -151,7 +195,7 @@ def test_what_cannot_be_played_is_refused(listener: Any, tmp_path: Path, paramet
 def test_large_clouds_arrive_whole_without_reliability(listener: Any, tmp_path: Path) -> None:
     # 1.9 MB: on the defaults of Fast DDS a best-effort subscriber in another process gets none or a few of them.
     bag = write_bag(tmp_path / "bag", [bytes([i]) * (22 * 86_400) for i in range(20)])
-    clouds = listen(listener, PointCloud2, "/large", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    clouds = listen(listener, PointCloud2, "/large", QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT))
     with player(tmp_path / "log.txt", f"bag:={bag}", "output_topic:=/large") as process:
         spin_until(listener, lambda: process.poll() is not None, "the end of the bag")
     assert process.returncode == 0

@@ -17,6 +17,7 @@ from test_metrics import DEPTH_KEYS, KEYS
 from copilot4d_core.cli import main
 from copilot4d_core.config import Config, preset
 from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.deploy.prior_file import read_prior
 from copilot4d_core.deploy.token_file import save_tokens
 
 SENSOR = ["--sensor-rows", "8", "--sensor-columns", "64", "--sensor-elevation-min-deg", "-20", "--sensor-elevation-max-deg", "5"]
@@ -142,6 +143,7 @@ class TestEncodeDecode:
         (["encode", "cut.bin", "--out", "nowhere/t.npz"], "the folder nowhere does not exist"),
         (["decode", "absent.npz", "--out", "c.pcd"], "absent.npz: expected a token file"),
         (["decode", "absent.npz"], "--out CLOUD, --depth PICTURE"),
+        (["decode", "absent.npz", "--depth", "d.png", "--returns"], "--returns is for the point cloud"),
         (["decode", "absent.npz", "--out", "c.ply"], "c.ply: expected a name that ends in .pcd"),
         (["decode", "absent.npz", "--depth", "d.jpg"], "d.jpg: expected a name that ends in .png"),
         (["decode", "absent.npz", "--out", "c.pcd", "--sensor-rows", "0"], "rows"),
@@ -198,6 +200,47 @@ class TestEvaluate:
         assert "copilot4d: far: evaluate: expected at least one scan" in capsys.readouterr().err
 
 
+class TestFitPrior:
+    def test_file_and_table(self, runner: StandInRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("fitted", "judged"):
+            (tmp_path / name).mkdir()
+            for number in range(2):
+                write_ring(tmp_path / name / f"{number}.bin", 3.0 + number)
+        out = tmp_path / "tiny.prior.safetensors"
+        assert main(["fit-prior", "--data", str(tmp_path / "fitted"), "--judge", str(tmp_path / "judged"), "--copies", "3", "--simulate", "1",
+                     "--steps", "20", "--out", str(out)]) == 0
+        file = read_prior(out)
+        assert file.model_id == MODEL_ID and len(file.arrays.code_order) == 64
+        assert file.provenance == {"grids": {"fitted": 8, "simulator": 1}, "copies": 3, "simulate": 1, "steps": 20, "seed": 0}
+        printed = capsys.readouterr().out
+        row = next(line for line in printed.splitlines() if "judged" in line)
+        _, scans, packed, mean, largest, _ = (part.strip() for part in row.split("│")[1:])
+        assert (scans, packed) == ("2", "236")  # 44 bytes of header and 256 times 6 bits
+        assert "fitted" not in printed
+        assert 44 + 5 < float(mean) <= int(largest) < 236
+
+    @pytest.mark.usefixtures("no_runner")
+    @pytest.mark.parametrize(("arguments", "expected"), [
+        (["--data", "absent", "--out", "a.prior.safetensors"], "absent: expected KITTI"),
+        (["--data", "ring.bin", "--out", "a.safetensors"], "a.safetensors: expected a name that ends in prior.safetensors"),
+        (["--data", "ring.bin", "--out", "nowhere/prior.safetensors"], "the folder nowhere does not exist"),
+        (["--data", "ring.bin", "--out", "prior.safetensors", "--steps", "0"], "--steps: expected at least 1, got 0"),
+        (["--data", "ring.bin", "--out", "prior.safetensors", "--copies", "-1"], "--copies: expected at least 0, got -1"),
+        (["--data", "ring.bin", "--out", "prior.safetensors", "--simulate", "-2"], "--simulate: expected at least 0, got -2"),
+        (["--data", "ring.bin", "--judge", "ring.bin", "--out", "prior.safetensors"], "each path once"),
+    ])
+    def test_wrong_use_is_named_before_work(self, arguments: list[str], expected: str, scan_file: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.chdir(scan_file.parent)
+        assert expected in refused(capsys, "fit-prior", *arguments)
+
+    def test_points_outside_the_region_are_refused(self, runner: StandInRunner, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        far = write_ring(tmp_path / "far.bin", 50.0)
+        assert main(["fit-prior", "--data", str(far), "--out", str(tmp_path / "prior.safetensors")]) == 2
+        assert "copilot4d: far: expected a scan with points inside" in capsys.readouterr().err
+        assert not (tmp_path / "prior.safetensors").exists()
+
+
 class TestTrain:
     @pytest.fixture
     def calls(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
@@ -215,14 +258,21 @@ class TestTrain:
 
     def test_arguments_arrive(self, calls: Calls) -> None:
         assert main(["train", "--preset", "tiny", "--data", "scans", "--out", "runs/a", "--resume", "--topic", "/x",
-                     "--steps", "7", "--simulate", "20"]) == 0
+                     "--steps", "7", "--simulate", "20", "--workers", "3", "--precision", "bf16"]) == 0
         (config, options), = calls
         assert (config.name, config.training.steps) == ("tiny", 7)
-        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20, "start": None}
+        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20, "start": None,
+                           "sensor": None, "workers": 3, "bf16": True}
+
+    def test_run_is_named_after_the_data(self, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("my.mcap").touch()
+        assert main(["train", "--data", "my.mcap", "scans", "--topic", "/points", "--steps", "9"]) == 0
+        assert (calls[0][1]["out"], calls[0][1]["topic"], calls[0][1]["workers"]) == (Path("runs/my"), "/points", 1)
+        assert capsys.readouterr().out == "runs/my/weights.safetensors: 9 steps\n"
 
     def test_default_is_mini(self, calls: Calls) -> None:
         assert main(["train", "--data", "scans", "--out", "a"]) == 0
-        assert calls[0][0] == preset("mini")
+        assert calls[0][0] == preset("mini") and calls[0][1]["bf16"] is False
 
     @pytest.mark.parametrize(("text", "arguments", "name"), [
         ("training: {seed: 5}", ["--preset", "tiny"], "tiny"),
@@ -243,11 +293,12 @@ class TestTrain:
     @pytest.mark.parametrize(("text", "arguments", "expected"), [
         ("preset: tiny", ["--preset", "mini"], "--preset says mini, the file says preset tiny"),
         ("trainin: {}", [], "c.yaml: config: unknown key 'trainin'"),
-        ("a: [", ["--preset", "mini"], "c.yaml: config: expected YAML"),
+        ("a: [", ["--preset", "mini"], "c.yaml: expected YAML"),
         ("- 1", ["--preset", "mini"], "c.yaml: config: expected a mapping"),
         ("", ["--preset", "huge"], "expected one of mini, paper, tiny, got 'huge'"),
         ("", ["--steps", "0"], "--steps: expected at least 1, got 0"),
         ("", ["--simulate", "101"], "--simulate: expected a share of 0 to 100 percent, got 101"),
+        ("", ["--precision", "fp16"], "--precision: expected fp32 or bf16, got 'fp16'"),
         ("", ["--data", "absent"], "absent: expected scans to train on"),
         ("", ["--config", "absent.yaml"], "absent.yaml: expected a YAML file"),
     ])
@@ -293,6 +344,30 @@ class TestRealModel:
             assert np.array_equal(arrays["tokens"], tokens)
         assert np.isfinite(depth_m).any()
         assert (tmp_path / "c.pcd").read_bytes().split(b"DATA binary\n", 1)[1] == points_on_rays(rays, depth_m).tobytes()
+
+    def test_returns_are_in_the_cloud_with_their_weights(self, weights: Path, scan_file: Path, tmp_path: Path) -> None:
+        from copilot4d_core.data.sources import open_scans
+        from copilot4d_core.deploy.open_runner import open_runner
+
+        for arguments in (["encode", scan_file, "--out", tmp_path / "t.npz"],
+                          ["decode", tmp_path / "t.npz", "--out", tmp_path / "c.pcd", "--returns", *SENSOR]):
+            done = run(*arguments, "--weights", weights)
+            assert done.returncode == 0, done.stderr
+        rays = PATTERN.rays(np.zeros(3, dtype=np.float32))
+        with open_runner(weights) as runner:
+            returns = runner.decode(runner.encode(open_scans(scan_file)[0].points_m), rays, with_returns=True).returns
+        assert returns is not None
+        head, body = (tmp_path / "c.pcd").read_bytes().split(b"DATA binary\n", 1)
+        assert b"FIELDS x y z weight return\nSIZE 4 4 4 4 1\nTYPE F F F F U\nCOUNT 1 1 1 1 1\n" in head
+        points = np.frombuffer(body, dtype=[("xyz", "<f4", 3), ("weight", "<f4"), ("return", "u1")])
+        first, second = (points[points["return"] == number] for number in (1, 2))
+        assert len(first) + len(second) == len(points) > 0
+        for place, part in ((0, first), (1, second)):
+            there = returns.weight[place] > 0
+            np.testing.assert_array_equal(part["weight"], returns.weight[place][there])
+            np.testing.assert_allclose(np.linalg.norm(part["xyz"], axis=1), returns.distance_m[place][there], rtol=1e-5)
+        assert f"{len(second)} have a second return" in done.stdout
+        assert len(open_scans(tmp_path / "c.pcd")[0].points_m) == len(points)
 
     def test_evaluate_has_every_key(self, weights: Path, scan_file: Path, tmp_path: Path) -> None:
         out = tmp_path / "result.json"

@@ -9,8 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from copilot4d_core.config import CodebookUpdate, Config, GridConfig, config_from_dict, config_from_yaml, dict_from_config, preset
+from copilot4d_core.config import CodebookUpdate, Config, Estimator, GridConfig, QuantizerKind, preset
+from copilot4d_core.config_file import _with_newer_keys, config_from_dict, config_from_yaml, dict_from_config
+from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.grid import Grid
+from copilot4d_core.model_file import read_model, read_tensors
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 
 
@@ -44,6 +47,11 @@ def test_settings_survive_a_dictionary(name: str) -> None:
     assert config_from_dict(dict_from_config(preset(name))) == preset(name)
 
 
+def test_yaml_names_a_kind_and_its_levels() -> None:
+    quantizer = config_from_yaml("preset: mini\nquantizer: {kind: fsq, levels: [8, 5, 5, 5], codebook_size: 1000, codebook_dim: 4}").quantizer
+    assert quantizer.kind is QuantizerKind.FSQ and quantizer.levels == (8, 5, 5, 5)
+
+
 def test_yaml_overrides_a_preset() -> None:
     config = config_from_yaml("preset: tiny\nquantizer: {update: gradient, codebook_dim: 4}\nswin: {dims: [8, 16]}\n")
     assert config.quantizer.update is CodebookUpdate.GRADIENT
@@ -59,6 +67,9 @@ def test_yaml_overrides_a_preset() -> None:
     ("quantizer: {codebook_dim: 4.5}", ["quantizer.codebook_dim", "int", "4.5"]),
     ("quantizer: {codebook_dim: true}", ["quantizer.codebook_dim", "int", "True"]),
     ("quantizer: {update: magic}", ["ema", "gradient", "'magic'"]),
+    ("quantizer: {kind: magic}", ["vq", "residual", "'magic'"]),
+    ("quantizer: {levels: [8, five]}", ["quantizer.levels", "'five'"]),
+    ("quantizer: {levels: 8}", ["quantizer.levels", "8"]),
     ("quantizer: 3", ["quantizer", "section", "3"]),
     ("training: {render_predicted_mask: 1}", ["render_predicted_mask", "bool", "1"]),
     ("rendering: {step_m: .nan}", ["rendering.step_m", "nan"]),
@@ -85,6 +96,39 @@ def test_grids_that_do_not_fit_are_refused(changes: dict[str, float], word: str)
 def test_regions_that_do_not_fill_windows_are_refused() -> None:
     with pytest.raises(ValueError, match="windows of 8"):
         Config(grid=dataclasses.replace(GridConfig(), x_max_m=81.25, x_min_m=-80.0))
+
+
+def test_the_packaged_weights_are_older_than_some_keys_and_mean_what_they_meant() -> None:
+    tensors, header = read_tensors(PACKAGED_WEIGHTS)
+    assert "kind" not in header["config"]["quantizer"] and "enabled" not in header["config"]["spatial_skip"]
+    model = read_model(PACKAGED_WEIGHTS)
+    quantizer = model.config.quantizer
+    assert model.model_id == "mini-2aae7a227cf4" and tensors["quantizer.codebook"].shape == (1024, 32)
+    assert (quantizer.kind, quantizer.levels, quantizer.estimator) == (QuantizerKind.VQ, (), Estimator.STRAIGHT_THROUGH)
+    assert quantizer.kmeans_bank is model.config.spatial_skip.enabled is True
+
+
+def test_a_key_that_a_file_lacks_is_what_it_was_before_and_not_the_default() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Section:
+        old: int = 1
+        new: int = dataclasses.field(default=2, metadata={"before": 7})
+
+    @dataclasses.dataclass(frozen=True)
+    class Whole:
+        section: Section = dataclasses.field(default_factory=Section)
+
+    assert _with_newer_keys(Whole(), {"section": {"old": 5}}) == {"section": {"old": 5, "new": 7}}
+    assert _with_newer_keys(Whole(), {"section": {"new": 3}}) == {"section": {"new": 3}}, "`old` was always there: it is missed"
+    assert _with_newer_keys(Whole(), {}) == {}
+
+
+def test_without_the_spatial_skip_a_ray_must_reach_the_far_side() -> None:
+    # tiny: 20 x 20 x 4.5 m, diagonal 28.64 m, 144 steps of 0.2 m.
+    text = "preset: tiny\nspatial_skip: {enabled: false}\nrendering: {max_samples: %d}"
+    assert not config_from_yaml(text % 144).spatial_skip.enabled
+    with pytest.raises(ValueError, match="takes 144 samples, got 143; set rendering.max_samples to 144"):
+        config_from_yaml(text % 143)
 
 
 def test_dictionary_of_another_version_is_refused() -> None:

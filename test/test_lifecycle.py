@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
 
 from fake_runner import OPEN_MS_VARIABLE  # noqa: E402
+from lifecycle_manager import Manager  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from node_client import DEADLINE_S, NodeClient  # noqa: E402
 from std_msgs.msg import Float64  # noqa: E402
 from test_node import FAST_DIAGNOSTICS, node_process  # noqa: E402
@@ -23,32 +22,10 @@ from copilot4d_ros.own_graph import stop  # noqa: E402
 pytestmark = pytest.mark.usefixtures("graph")
 
 
-class Manager:
-    """What a lifecycle manager does: asks for transitions and reads the state."""
-
-    def __init__(self, client: NodeClient) -> None:
-        self.client = client
-        self._change = client.create_client(ChangeState, f"{client.target}/change_state")
-        self._get = client.create_client(GetState, f"{client.target}/get_state")
-        assert self._change.wait_for_service(DEADLINE_S) and self._get.wait_for_service(DEADLINE_S)
-
-    def __call__(self, transition: int) -> bool:
-        answer = self._ask(self._change, ChangeState.Request(transition=Transition(id=transition)))
-        return bool(answer.success)
-
-    def state(self) -> str:
-        return str(self._ask(self._get, GetState.Request()).current_state.label)
-
-    def _ask(self, service: Any, request: Any) -> Any:
-        future = service.call_async(request)
-        self.client.wait(future.done, "an answer")
-        return future.result()
-
-
 def test_a_manager_takes_the_node_through_its_states_and_back(tmp_path: Path) -> None:
     with node_process("managed", tmp_path / "log.txt", "-p", "autostart:=false", *FAST_DIAGNOSTICS) as process:
         client = NodeClient("managed")
-        manager = Manager(client)
+        manager = Manager(client, client.target)
         assert manager.state() == "unconfigured"
         client.wait(lambda: client.diagnostics.get("state") == "unconfigured", "its state in the diagnostics")
         for _ in range(2):  # what was given back can be had again
@@ -67,7 +44,9 @@ def test_a_manager_takes_the_node_through_its_states_and_back(tmp_path: Path) ->
             assert manager(Transition.TRANSITION_CLEANUP)
             assert manager.state() == "unconfigured"
             client.wait(lambda: client.count_publishers(f"{client.target}/tokens") == 0, "no token topic")
-        assert not manager(Transition.TRANSITION_ACTIVATE), "an unconfigured node cannot be activated"
+        for _ in range(2):
+            assert not manager(Transition.TRANSITION_ACTIVATE), "an unconfigured node cannot be activated"
+            assert manager.state() == "unconfigured", "and a request that is refused does not end it"
         client.destroy_node()
         assert stop(process) == 0
 
@@ -76,7 +55,7 @@ def test_a_configure_that_fails_says_why_and_can_be_tried_again(tmp_path: Path) 
     log = tmp_path / "log.txt"
     with node_process("failing", log, "-p", "autostart:=false", "-p", "weights:=/nowhere/w.safetensors") as process:
         client = NodeClient("failing")
-        manager = Manager(client)
+        manager = Manager(client, client.target)
         for _ in range(2):
             assert not manager(Transition.TRANSITION_CONFIGURE)
             assert manager.state() == "unconfigured"
@@ -101,7 +80,7 @@ def test_a_signal_while_the_model_loads_ends_the_node(tmp_path: Path, monkeypatc
         client.destroy_node()
         started_s = time.monotonic()
         assert stop(process, signal.SIGINT) == 0
-        assert time.monotonic() - started_s < 10
+        assert time.monotonic() - started_s < 2  # one second on a machine that does nothing else
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
 
 
@@ -109,6 +88,7 @@ def test_times_of_a_frame_are_on_their_topics(tmp_path: Path) -> None:
     with node_process("times", tmp_path / "log.txt", *FAST_DIAGNOSTICS):
         client = NodeClient("times")
         client.connect()
+        client.stamp_now()
         found: dict[str, list[float]] = {}
         names = ("processing_time/voxelize_ms", "processing_time/encode_ms", "processing_time/total_ms", "cyclic_time_ms", "pipeline_latency_ms")
         for name in names:
@@ -117,6 +97,4 @@ def test_times_of_a_frame_are_on_their_topics(tmp_path: Path) -> None:
         client.destroy_node()
     assert (set(found["processing_time/voxelize_ms"]), set(found["processing_time/encode_ms"])) == ({1.0}, {2.0})  # the fake runner's
     assert all(value > 0 for value in found["processing_time/total_ms"] + found["cyclic_time_ms"])
-    # The client's stamps lie in the past, so a scan is as old as the clock says.
-    age_s = time.time() - 1.7e9
-    assert all(abs(value / 1e3 - age_s) < 600 for value in found["pipeline_latency_ms"])
+    assert all(0 < value < 10_000 for value in found["pipeline_latency_ms"])

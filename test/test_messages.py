@@ -16,14 +16,14 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from copilot4d_core.config import preset
-from copilot4d_core.data.sensors import SphericalPattern
-from copilot4d_ros.diagnostics import NodeState, diagnostics_message
-from copilot4d_ros.frame_statistics import DropReason, FrameRecord, FrameStatistics
+from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
+from copilot4d_ros.depth_colours import depth_colours
 from copilot4d_ros.messages import (
     array_from_image,
     byte_array,
     cloud_from_points,
     cloud_from_record,
+    image_from_colours,
     image_from_depth,
     image_from_tokens,
     stamp_ns,
@@ -91,6 +91,32 @@ def test_a_cloud_is_organised_and_not_dense() -> None:
     assert np.isnan(np.frombuffer(bytes(message.data)[12:], "<f4")).all()
 
 
+def test_points_may_carry_an_error() -> None:
+    points_m = np.array([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]], dtype=np.float32)
+    message = cloud_from_points(points_m, HEADER, np.array([[0.5, np.nan]], dtype=np.float32))
+    assert (message.point_step, message.row_step) == (16, 32)
+    assert (message.fields[3].name, message.fields[3].offset, message.fields[3].datatype) == ("error_m", 12, 7)
+    np.testing.assert_array_equal(np.frombuffer(bytes(message.data), "<f4"), [1, 2, 3, 0.5, 4, 5, 6, np.nan])
+    with pytest.raises(ValueError, match="expected an error float32 of shape"):
+        cloud_from_points(points_m, HEADER, np.zeros((2, 1), dtype=np.float32))
+
+
+def test_colours_are_red_green_blue() -> None:
+    message = image_from_colours(np.array([[[1, 2, 3], [4, 5, 6]]], dtype=np.uint8), HEADER)
+    assert (message.encoding, message.height, message.width, message.step, bytes(message.data)) == ("rgb8", 1, 2, 6, bytes([1, 2, 3, 4, 5, 6]))
+    with pytest.raises(ValueError, match="expected uint8"):
+        image_from_colours(np.zeros((1, 2), dtype=np.uint8), HEADER)
+
+
+def test_a_depth_has_the_same_colour_in_every_picture() -> None:
+    depth_m = np.array([[0.0, 25.0, 50.0, 400.0, np.nan]], dtype=np.float32)
+    near, middle, far, farther, nothing = depth_colours(depth_m, 50.0)[0].tolist()
+    assert nothing == [0, 0, 0] and far == farther
+    # Turbo runs from blue over green to red.
+    assert near[2] > near[1] and max(middle) == middle[1] and far[0] > max(far[1:])
+    assert depth_colours(depth_m / 2, 25.0)[0].tolist()[:3] == [near, middle, far]
+
+
 def test_no_bytes_at_all() -> None:
     assert byte_array(np.empty((0, 3), dtype=np.float32)) == array.array("B")
 
@@ -111,26 +137,7 @@ def test_info_describes_the_grid_of_the_paper() -> None:
     assert (info["region_min_m"], info["region_max_m"]) == ([-80.0, -80.0, -4.5], [80.0, 80.0, 4.5])
 
 
-def test_diagnostics_say_what_grew_since_the_last_report() -> None:
-    statistics = FrameStatistics()
-    stamp = Time(sec=9)
-    assert diagnostics_message("/n", stamp, NodeState.LOADING, None, statistics.snapshot(), None).status[0].message == "loading the model"
-    idle = diagnostics_message("/n", stamp, NodeState.INACTIVE, "m", statistics.snapshot(), None).status[0]
-    assert (idle.level, idle.message) == (b"\x00", "inactive; a lifecycle manager starts it")
-    waiting = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), None).status[0]
-    assert waiting.level == b"\x01" and "no cloud has arrived" in waiting.message
-    statistics.received()
-    statistics.dropped(DropReason.INVALID)
-    before = statistics.snapshot()
-    assert diagnostics_message("/n", stamp, NodeState.RUNNING, "m", before, None).status[0].message == "scans dropped: 1 invalid"
-    statistics.received()
-    statistics.processed(FrameRecord(5, 10, 8, 2, {"encode": 4.0}))
-    statistics.processed(FrameRecord(6, 11, 9, 3, {"encode": 6.0, "render": 1.0}))
-    message = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), before)
-    assert message.header.stamp == stamp and message.status[0].level == b"\x00"
-    values = {pair.key: pair.value for pair in message.status[0].values}
-    assert (values["received"], values["processed"], values["dropped_invalid"], values["last_stamp_ns"]) == ("2", "2", "1", "6")
-    assert (values["encode_ms"], values["encode_median_ms"], values["render_median_ms"]) == ("6.000", "5.000", "1.000")
-    statistics.lost_in_transport(3)
-    lost = diagnostics_message("/n", stamp, NodeState.RUNNING, "m", statistics.snapshot(), before).status[0]
-    assert lost.level == b"\x01" and "FASTDDS_DEFAULT_PROFILES_FILE" in lost.message
+def test_info_says_how_the_beams_of_a_sensor_file_start() -> None:
+    sensor = BeamPattern("Test", "by hand", (3.0, -7.5), 1800, 90.0, azimuth_offsets_deg=(1.4, -1.4), origin_heights_m=(0.2, 0.1))
+    image = json.loads(json.dumps(model_info(preset("tiny"), "tiny-0", sensor)))["depth_image"]
+    assert (image["elevations_deg"], image["azimuth_offsets_deg"], image["origin_heights_m"]) == ([3.0, -7.5], [1.4, -1.4], [0.2, 0.1])

@@ -9,8 +9,9 @@ import pytest
 from stand_in_runner import MaskedStandInRunner, StandInRunner
 
 from copilot4d_core.config import preset
-from copilot4d_core.data.rays import rays_from_points
+from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.data.scan import Scan, scan_from_points
+from copilot4d_core.deploy.runner import Rendering, TokenArray
 from copilot4d_core.evaluation import metrics
 from copilot4d_core.evaluation.evaluate import Evaluation, evaluate_scans, points_on_rays
 from copilot4d_core.grid import FloatArray, Grid
@@ -19,7 +20,7 @@ GRID = Grid(preset("tiny"))
 """x, y in [-10, 10) m, z in [-2.25, 2.25) m; voxels of 0.3125 x 0.3125 x 0.28125 m; tokens of 1.25 m; 64 codes."""
 EMPTY = np.zeros((0, 3), dtype=np.float32)
 DEPTH_KEYS = ["depth_l1_mean_m", "depth_l1_median_m", "rays_within_0p2m", "rays_within_1m", "abs_rel"]
-KEYS = ["scans", *DEPTH_KEYS, "chamfer_m", "chamfer_m2", "fscore_0p1m", "fscore_0p2m", "voxel_iou",
+KEYS = ["scans", *DEPTH_KEYS, "chamfer_m", "chamfer_m2", "fscore_0p1m", "fscore_0p2m", "voxel_iou", "surprise_m",
         "code_usage_occupied", "perplexity_occupied", "perplexity_all", "bits_per_scan"]
 
 
@@ -156,7 +157,7 @@ class TestCodes:
             metrics.code_counts(np.array([4], dtype=np.uint16), 4)
 
     def test_occupied_cells_are_row_y_column_x(self) -> None:
-        occupied = metrics.occupied_tokens(points((9.9, -9.9, 0), (0, 0, 99)), GRID)
+        occupied = GRID.occupied_tokens(points((9.9, -9.9, 0), (0, 0, 99)))
         assert np.argwhere(occupied).tolist() == [[0, 15]]
 
     def test_fixed_rate(self) -> None:
@@ -231,6 +232,25 @@ class TestEvaluate:
         assert result["bits_per_scan"] == 1536
 
     def test_rays_start_at_the_origin_of_the_scan(self) -> None:
-        moved = scan((5.0, 0.0, 0.0))._replace(origin_m=np.array([4, 0, 0], dtype=np.float32))
+        moved = scan((5.0, 0.0, 0.0))._replace(origins_m=np.array([[4, 0, 0]], dtype=np.float32))
         result = evaluate_scans(StandInRunner(error_m=0.5), [moved])
         assert result["abs_rel"] == pytest.approx(0.5 / 1.0)
+
+    def test_each_ray_starts_at_the_sensor_that_saw_its_point(self) -> None:
+        # 5 m from the first sensor at 0, 1 m from the second at (4, 1, 0).
+        two = scan((5.0, 0.0, 0.0), (5.0, 1.0, 0.0))._replace(
+            origins_m=points((0, 0, 0), (4, 1, 0)), sensor=np.array([0, 1], dtype=np.uint8))
+        result = evaluate_scans(FixedRunner([5.5, 1.5]), [two])
+        assert result["depth_l1_mean_m"] == pytest.approx(0.5)
+        assert result["abs_rel"] == pytest.approx((0.5 / 5 + 0.5 / 1) / 2)
+
+
+class FixedRunner(StandInRunner):
+    """Returns given depths, whatever it is asked."""
+
+    def __init__(self, depth_m: list[float]) -> None:
+        super().__init__()
+        self.depth_m = np.array(depth_m, dtype=np.float32)
+
+    def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
+        return Rendering(self.depth_m, np.ones_like(self.depth_m), self.depth_m, self.depth_m)

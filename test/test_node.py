@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,14 @@ rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'
 
 from fake_runner import MODEL_ID, SLOW_MS_VARIABLE  # noqa: E402
 from node_client import DEADLINE_S, NodeClient  # noqa: E402
+from sensor_msgs.msg import CompressedImage  # noqa: E402
 
-from copilot4d_ros.messages import array_from_image  # noqa: E402
+from copilot4d_core.config import preset  # noqa: E402
+from copilot4d_core.deploy.token_stream import tokens_from_bytes  # noqa: E402
+from copilot4d_ros.messages import array_from_image, stamp_ns  # noqa: E402
 from copilot4d_ros.own_graph import stop  # noqa: E402
-from copilot4d_ros.parameters import SPECS  # noqa: E402
+from copilot4d_ros.parameter_table import specs  # noqa: E402
+from copilot4d_ros.parameters import CameraParameters, TokenizerParameters  # noqa: E402
 
 HERE = Path(__file__).parent
 FAST_DIAGNOSTICS = ("-p", "diagnostics.period_s:=0.1")
@@ -72,6 +77,23 @@ def test_tokens_carry_the_header_and_lie_in_the_right_cells(client: NodeClient) 
     np.testing.assert_array_equal(array_from_image(message), expected)
 
 
+def test_compressed_tokens_are_the_tokens_in_fewer_bytes_while_somebody_subscribes(client: NodeClient) -> None:
+    heard: dict[int, Any] = {}
+    topic = f"{client.target}/tokens/compressed"
+    subscription = client.create_subscription(CompressedImage, topic, lambda m: heard.setdefault(stamp_ns(m.header), m), 10)
+    client.send_until(lambda: heard, "compressed tokens")
+    stamp = client.send([[9.9, -9.9, 0.0], *[[-0.1, 9.9, 0.5]] * 3], frame="roof/lidar")
+    client.wait(lambda: stamp in heard and stamp in client.tokens, "both")
+    client.destroy_subscription(subscription)
+    message = heard[stamp]
+    assert message.header == client.tokens[stamp].header
+    assert message.format == "copilot4d; v1; tiny-fake"
+    # A header of 23 bytes and the name, a CRC of 4; then 16 x 16 tokens of 6 bits (64 codes): row 0 ends with 1, in the last bit of 12 bytes.
+    assert len(message.data) == 23 + 9 + 4 + 16 * 16 * 6 // 8
+    assert bytes(message.data)[-192:][11] == 1 and bytes(message.data)[:4] == b"C4DT"
+    np.testing.assert_array_equal(tokens_from_bytes(bytes(message.data), MODEL_ID, preset("tiny")), array_from_image(client.tokens[stamp]))
+
+
 def test_info_reaches_whoever_comes_late(client: NodeClient) -> None:
     late = NodeClient("shared", "late")
     late.wait(lambda: late.info, "latched info")
@@ -99,7 +121,11 @@ def test_depth_is_rendered_only_while_somebody_looks(client: NodeClient) -> None
     assert np.isnan(depth_m[0]).all() and (depth_m[1:] == 6.0).all()
     cloud = client.reconstruction[stamp]
     assert (cloud.height, cloud.width, cloud.is_dense, cloud.header.frame_id) == (8, 16, False, "lidar_top")
-    points_m = np.frombuffer(cloud.data, dtype="<f4").reshape(8, 16, 3)
+    assert [field.name for field in cloud.fields] == ["x", "y", "z", "error_m"]
+    points_m, error_m = np.split(np.frombuffer(cloud.data, dtype="<f4").reshape(8, 16, 4), [3], axis=2)
+    # The one return is at (1, 1, 0): elevation 0 is nearest to row 1 (-1.8 degrees), azimuth 45 degrees is column 6 of 16.
+    assert np.argwhere(np.isfinite(error_m[..., 0])).tolist() == [[1, 6]]
+    assert error_m[1, 6, 0] == pytest.approx(6 - np.sqrt(2), abs=1e-5)
     assert np.isnan(points_m[0]).all()
     np.testing.assert_allclose(np.linalg.norm(points_m[1:], axis=2), 6.0, rtol=1e-6)
     for subscription in subscriptions:
@@ -130,10 +156,12 @@ def test_depth_mode_changes_while_running_and_nothing_else(client: NodeClient) -
 def test_a_bad_cloud_is_named_and_counted_and_the_next_good_one_works(
         client: NodeClient, log: Path, points: list[list[float]], names: str, reason: str, warning: str) -> None:
     key = f"dropped_{reason}"
-    before, level_seen = client.count(key), []
+    before = client.count(key)
     bad = client.send(points, names=names)
-    client.wait(lambda: level_seen.append(client.level) or client.count(key) == before + 1, key)
-    assert b"\x01" in level_seen or client.level == b"\x01"
+    client.wait(lambda: client.count(key) == before + 1, key)
+    useless = reason in ("invalid", "failed")
+    assert (client.level, client.text.startswith("the last of the scans was dropped")) == (b"\x02" if useless else b"\x01", useless), client.text
+    assert f"scans dropped: 1 {reason}" in client.text
     good = client.send([[1.0, 1.0, 0.0]])
     client.wait(lambda: good in client.tokens, "tokens after a bad cloud")
     assert bad not in client.tokens
@@ -183,13 +211,15 @@ def test_a_gpu_that_fails_at_once_ends_the_node_instead_of_a_loop(graph: None, t
 
 
 def test_every_scan_of_a_burst_is_accounted_for(graph: None, tmp_path: Path) -> None:
-    with node_process("burst", tmp_path / "log.txt", "-p", "input_qos:=reliable", *FAST_DIAGNOSTICS, encode_ms=200):
+    # The middleware keeps one by default: what came faster than the node's thread takes it would never reach the node.
+    deep = ("-p", "qos_overrides./burst/tokenizer/input/points.subscription.depth:=20")
+    with node_process("burst", tmp_path / "log.txt", "-p", "input_qos:=reliable", *deep, *FAST_DIAGNOSTICS, encode_ms=200):
         client = NodeClient("burst")
         client.connect()
         received, processed, replaced = (client.count(k) for k in ("received", "processed", "dropped_replaced"))
         for _ in range(12):
             newest = client.send([[1.0, 1.0, 0.0]])
-            time.sleep(0.05)  # The middleware keeps one: what comes faster than the node's thread takes it never reaches the node.
+            time.sleep(0.05)
         client.wait(lambda: newest in client.tokens, "the newest scan")
         client.wait(lambda: client.count("processed") + client.count("dropped_replaced") == client.count("received"), "quiet")
         client.destroy_node()
@@ -218,7 +248,12 @@ def test_a_signal_ends_the_node_cleanly(graph: None, tmp_path: Path, with_signal
     ("input_qos:=fast", "input_qos: expected one of auto, best_effort, reliable, got 'fast'"),
     ("depth.elevation_min_deg:=5.0", "elevation_min_deg < elevation_max_deg"),
     ("weights:=/nowhere/w.safetensors", "/nowhere/w.safetensors"),
-    ("runner:=cuda", "runner: expected one of auto, torch, onnx, tensorrt, got 'cuda'"),
+    ("runner:=cuda", "runner: expected one of auto, torch, onnx, kernels, tensorrt, got 'cuda'"),
+    ("cameras:=[front, depth]", "got 'depth'"),
+    ("cameras:=[front, front]", "each once"),
+    ("camera.pose_from:=odometry", "camera.pose_from: expected one of parameters, tf, got 'odometry'"),
+    ("camera.fx:=0.0", "camera.fx out of range"),
+    ("depth.sensor:=hdl999", "hdl999"),
 ])
 def test_a_wrong_parameter_is_refused(graph: None, tmp_path: Path, setting: str, expected: str) -> None:
     log = tmp_path / "log.txt"
@@ -230,11 +265,22 @@ def test_a_wrong_parameter_is_refused(graph: None, tmp_path: Path, setting: str,
 
 def test_the_settings_file_names_every_parameter_with_its_default() -> None:
     text = (HERE.parent / "config" / "tokenizer.yaml").read_text()
+    table = [*specs(TokenizerParameters), *specs(CameraParameters, "camera.")]
     flat: dict[str, object] = {}
     for key, value in yaml.safe_load(text)["/**"]["ros__parameters"].items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    assert flat == {spec.name: spec.default for spec in SPECS}
-    assert all(type(flat[spec.name]) is type(spec.default) for spec in SPECS), "a whole number for a float is refused by ROS"
-    assert all(spec.description for spec in SPECS)
-    unbounded = {spec.name for spec in SPECS if not spec.choices and spec.high is None and not isinstance(spec.default, bool)}
-    assert unbounded == {"weights", "engines", "depth.sensor", "camera.frame_id"}, "a parameter without bounds"
+    assert flat == {spec.name: list(spec.default) if isinstance(spec.default, tuple) else spec.default for spec in table}
+    assert all(type(flat[spec.name]) in (type(spec.default), list) for spec in table), "a whole number for a float is refused by ROS"
+    assert all(spec.description for spec in table)
+    unbounded = {spec.name for spec in table if not spec.choices and spec.high is None and not isinstance(spec.default, bool)}
+    assert unbounded == {"weights", "engines", "input_topic", "cameras", "depth.sensor", "camera.frame_id"}, "a parameter without bounds"
+
+
+def test_the_node_declares_every_parameter_with_its_description_and_range(client: NodeClient) -> None:
+    names = [spec.name for spec in (*specs(TokenizerParameters), *specs(CameraParameters, "camera."))]
+    own = {"use_sim_time", "start_type_description_service"}
+    assert {name for name in client.parameter_names() if not name.startswith("qos_overrides.")} - own == set(names)
+    for spec, told in zip((*specs(TokenizerParameters), *specs(CameraParameters, "camera.")), client.describe(names), strict=True):
+        assert (told.name, told.description, told.read_only) == (spec.name, spec.description, spec.read_only)
+        ranges = [*told.integer_range, *told.floating_point_range]
+        assert [(r.from_value, r.to_value) for r in ranges] == ([(spec.low, spec.high)] if spec.low is not None else [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from simulated_robot import SimulatedRobot
 from test_tensorrt_runner import cloud, some_rays
 from tiny_model import half_filled_model
 
+from copilot4d_core.config import QuantizerKind, preset
 from copilot4d_core.deploy import open_tensorrt
 from copilot4d_core.deploy.engine_file import EngineRefused
 from copilot4d_core.deploy.export import export
 from copilot4d_core.deploy.onnx_runner import OnnxRunner
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS, choose_runner, open_runner
 from copilot4d_core.deploy.tensorrt_runner import TensorrtRunner
+from copilot4d_core.model_file import random_model, write_tensors
 
 ARTIFACTS = ("encoder.engine", "decoder.engine")
 
@@ -41,20 +44,35 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in packages else whole(name, *rest))
 
 
-def test_auto_takes_onnx_where_no_gpu_is_and_says_why() -> None:
+def without_kernels(folder: Path) -> Path:
+    """A model whose quantiser has no kernel."""
+    settings = preset("tiny")
+    scalars = replace(settings.quantizer, kind=QuantizerKind.FSQ, levels=(4, 4, 4), codebook_size=64, codebook_dim=3)
+    model = random_model(replace(settings, quantizer=scalars))
+    write_tensors(folder / "fsq.safetensors", model.tensors, model.config)
+    return folder / "fsq.safetensors"
+
+
+def test_auto_takes_the_kernels_where_no_gpu_is_and_says_why() -> None:
     choice = choose_runner(PACKAGED_WEIGHTS)
-    assert choice.name == "onnx"
+    assert choice.name == "kernels"
     assert choice.reason.startswith("on the CPU, because ")
 
 
-def test_auto_takes_torch_without_onnx_runtime_and_nothing_without_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_onnx_where_a_model_has_no_kernels_then_torch_then_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    weights = without_kernels(tmp_path)
+    choice = choose_runner(weights)
+    assert choice.name == "onnx"
+    assert choice.reason.startswith("expected a quantizer of kind vq or cosine, got fsq, which has no kernel; choose onnx; on the CPU, because ")
+    with pytest.raises(ValueError, match="runner kernels: expected a quantizer of kind vq or cosine, got fsq"):
+        choose_runner(weights, "kernels")
     without(monkeypatch, "onnxruntime")
-    choice = choose_runner(PACKAGED_WEIGHTS)
+    choice = choose_runner(weights)
     assert choice.name == "torch"
     assert "onnxruntime is not installed; `pip install onnxruntime`" in choice.reason
     without(monkeypatch, "onnxruntime", "torch")
     with pytest.raises(ValueError, match="pip install onnxruntime"):
-        choose_runner(PACKAGED_WEIGHTS)
+        choose_runner(weights)
 
 
 @pytest.mark.parametrize(("wanted", "package"), [("onnx", "onnxruntime"), ("torch", "torch")])
@@ -68,10 +86,11 @@ def test_a_named_runner_that_cannot_be_had_is_an_error(monkeypatch: pytest.Monke
 def test_tensorrt_without_a_gpu_is_an_error_and_unknown_names_are(export_folder: Path) -> None:
     with pytest.raises(ValueError, match="runner tensorrt: "):
         open_runner(export_folder, "tensorrt")
-    with pytest.raises(ValueError, match="expected one of auto, torch, onnx, tensorrt, got 'cuda'"):
+    with pytest.raises(ValueError, match="expected one of auto, torch, onnx, kernels, tensorrt, got 'cuda'"):
         open_runner(None, "cuda")
-    with pytest.raises(ValueError, match="runner torch: expected a weights file"):
-        open_runner(export_folder, "torch")
+    for name in ("torch", "kernels"):
+        with pytest.raises(ValueError, match=f"runner {name}: expected a weights file"):
+            open_runner(export_folder, name)
 
 
 def test_int8_is_onnx_runtime_s(robot: SimulatedRobot, export_folder: Path) -> None:
@@ -83,7 +102,7 @@ def test_int8_is_onnx_runtime_s(robot: SimulatedRobot, export_folder: Path) -> N
 def test_with_a_gpu_auto_takes_tensorrt_for_an_export_and_says_what_a_weights_file_lacks(robot: SimulatedRobot, export_folder: Path) -> None:
     assert choose_runner(export_folder).name == "tensorrt"
     choice = choose_runner(PACKAGED_WEIGHTS)
-    assert choice.name == "onnx"
+    assert choice.name == "kernels"
     assert "TensorRT needs a folder of `copilot4d export`" in choice.reason
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from copilot4d_core.config import preset
+from copilot4d_core.evaluation.colours import token_colours
 from copilot4d_core.evaluation.pictures import bev_figure, depth_figure, depth_picture, save_figure
 from copilot4d_core.grid import Grid
 
@@ -52,3 +53,11 @@ def test_nothing_to_show_is_a_picture_too(tmp_path: Path) -> None:
 def test_shapes_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 8\).*\(4, 9\)"):
         depth_figure(np.zeros((4, 8), dtype=np.float32), np.zeros((4, 9), dtype=np.float32))
+
+
+def test_empty_cells_are_dim_and_codes_have_their_own_colour() -> None:
+    tokens = np.array([[1, 2], [1, 2]], dtype=np.uint16)
+    colours = token_colours(tokens, np.array([[True, True], [False, False]]))
+    assert colours.shape == (2, 2, 3) and colours.min() >= 0 and colours.max() <= 1
+    assert colours[1].max() < 0.3 < colours[0].max()
+    assert np.abs(colours[0, 0] - colours[0, 1]).max() > 0.2

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from copilot4d_core.data.point_cloud2 import data_from_points, layout_from_message, points_from_message
+from copilot4d_core.data.point_cloud2 import data_from_points, layout_from_message, layout_notes, points_from_message
 
 INT8, UINT8, INT16, UINT16, INT32, UINT32, FLOAT32, FLOAT64 = range(1, 9)
 POINTS = [(1.5, -2.25, 0.5), (10.0, 20.0, -1.0), (-3.0, 4.0, 100.0)]
@@ -29,6 +29,31 @@ def xyz(datatype: int = FLOAT32, size: int = 4) -> list[tuple[str, int, int]]:
 
 def packed(points: list[tuple[float, float, float]] = POINTS) -> bytes:
     return b"".join(struct.pack("<3f", *p) for p in points)
+
+
+@pytest.mark.parametrize(("kind", "offsets", "step", "height"), [
+    ("f4", (0, 4, 8, 12), 16, 1), ("f4", (0, 4, 8, 16), 32, 1), ("f4", (0, 4, 8, 12), 22, 1), ("f8", (0, 8, 16, 24), 34, 1),
+    ("f4", (8, 4, 0, 12), 16, 5)])
+def test_the_reader_of_ros_agrees_where_it_is_right(kind: str, offsets: tuple[int, ...], step: int, height: int) -> None:
+    # It ignores row_step, swaps big-endian bytes in the message itself, and keeps points at the origin: none of that is here.
+    theirs = pytest.importorskip("sensor_msgs_py.point_cloud2", reason="sensor_msgs_py is part of a ROS 2 installation; it is not on PyPI")
+    from sensor_msgs.msg import PointCloud2, PointField
+
+    names = ("x", "y", "z", "intensity")
+    dtype = np.dtype({"names": names, "formats": [f"<{kind}"] * 4, "offsets": offsets, "itemsize": step})
+    points = np.zeros(60, dtype=dtype)
+    for name in names:
+        points[name] = np.random.default_rng(len(name) + offsets[0]).normal(size=60)
+    points["y"][7] = np.nan
+    number = {"f4": FLOAT32, "f8": FLOAT64}[kind]
+    message = PointCloud2(height=height, width=60 // height, point_step=step, row_step=step * 60 // height, is_dense=False,
+                          fields=[PointField(name=n, offset=o, datatype=number, count=1) for n, o in zip(names, offsets, strict=True)],
+                          data=array.array("B", points.tobytes()))
+    read = theirs.read_points(message, field_names=names, skip_nans=True)
+    points_m, intensity, dropped = points_from_message(message)
+    assert dropped == 1 and intensity is not None
+    np.testing.assert_array_equal(points_m, np.stack([read[n].astype(np.float32).ravel() for n in "xyz"], axis=1))
+    np.testing.assert_array_equal(intensity, read["intensity"].astype(np.float32).ravel())
 
 
 def test_velodyne_points_of_22_bytes() -> None:
@@ -110,6 +135,13 @@ def test_row_step_zero_means_packed_rows() -> None:
     assert points_from_message(cloud(packed(), xyz(), 12, 3, row_step=0))[0].tolist() == [list(p) for p in POINTS]
 
 
+def test_bytes_behind_the_last_row_are_not_read_and_are_told() -> None:
+    message = cloud(packed() + b"rest", xyz(), 12, 3)
+    assert points_from_message(message)[0].tolist() == [list(p) for p in POINTS]
+    assert layout_notes(message) == ["data is longer than height * row_step: the rest is not read"]
+    assert layout_notes(cloud(packed(), xyz(), 12, 3)) == []
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda d: array.array("B", d),
                                   lambda d: np.frombuffer(d, np.uint8)])
 def test_data_of_every_kind_of_buffer(kind: Any) -> None:
@@ -162,6 +194,8 @@ def test_layout_is_kept_until_it_changes() -> None:
     ({"width": 4}, ["48 bytes", "got 36"]),
     ({"width": 2**31, "height": 2**31}, ["got 36"]),
     ({"width": -1}, ["width", "-1"]),
+    ({"point_step": 2**31, "width": 0, "data": b""}, ["point_step", "2147483648"]),
+    ({"point_step": 2**32 - 1}, ["point_step", "4294967295"]),
 ])
 def test_refusals_name_what_is_wrong(change: dict[str, Any], words: list[str]) -> None:
     arguments: dict[str, Any] = {"data": packed(), "fields": xyz(), "point_step": 12, "width": 3, **change}

@@ -11,7 +11,8 @@ import pytest
 from copilot4d_core.config import preset
 from copilot4d_core.data.rays import empty_rays, rays_from_points
 from copilot4d_core.data.scan import Scan, scan_from_points
-from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.data.sensor_file import sensor_file
+from copilot4d_core.data.sensors import BeamPattern, SphericalPattern
 from copilot4d_core.data.sources import open_scans
 from copilot4d_core.grid import FloatArray, Grid
 
@@ -121,7 +122,7 @@ def test_directions_without_any_return_are_not_called_sky() -> None:
 
 
 def test_an_origin_outside_the_region_is_refused() -> None:
-    scan = street_scan((-1.0, 1.0))._replace(origin_m=np.array([50, 0, 0], dtype=np.float32))
+    scan = street_scan((-1.0, 1.0))._replace(origins_m=np.array([[50, 0, 0]], dtype=np.float32))
     with pytest.raises(ValueError, match="origin inside the region"):
         empty_rays(scan, GRID)
 
@@ -156,3 +157,38 @@ def _seconds(scan: Scan) -> float:
     start = time.perf_counter()
     rays_from_points(scan.points_m, scan.origin_m)
     return time.perf_counter() - start
+
+
+SENSOR = BeamPattern("Test", "by hand", tuple(np.linspace(15.0, -25.0, 41)), columns=360, max_range_m=100.0, min_range_m=2.0)
+
+
+def test_beams_of_a_given_sensor_are_empty_where_they_met_nothing() -> None:
+    directions = SENSOR.rays(ORIGIN).directions.reshape(41, 360, 3)
+    hit = np.zeros((41, 360), dtype=bool)
+    hit[20:] = True  # ground, far below the horizon in row 15
+    hit[:, 0] = True  # a pole up to the highest beam, where the columns begin and end
+    hit[5, 100] = True  # a single leaf
+    hit[20:, 200] = False  # a column that the recording lacks
+    empty = empty_rays(scan_of(directions[hit] * np.float32(10)), GRID, SENSOR)
+    # Rows 0 to 14 look above the horizon; of 360 columns the pole takes three and the lacking one itself; the leaf takes nine pixels.
+    assert len(empty.directions) == 15 * (360 - 3 - 1) - 9
+    assert np.allclose(np.linalg.norm(empty.origins_m, axis=1), 2.0) and np.allclose(empty.origins_m, 2.0 * empty.directions, atol=1e-6)
+    sky = np.zeros(41 * 360, dtype=bool)
+    sky[SENSOR.pixels(empty.directions * np.float32(10), ORIGIN)[0]] = True
+    sky = sky.reshape(41, 360)
+    assert not sky[15:].any() and not sky[:, [359, 0, 1, 200]].any() and not sky[4:7, 99:102].any()
+
+
+@pytest.mark.parametrize(("folder", "sensor"), [("pandar64", "pandar64"), ("nuscenes_sweep", "hdl32e")])
+def test_held_out_returns_do_not_lie_where_a_given_sensor_saw_nothing(lidar_data: Path, folder: str, sensor: str) -> None:
+    pattern = sensor_file(sensor)
+    scan = open_scans(lidar_data / folder)[0]
+    held_out = np.arange(len(scan.points_m)) % 10 == 3
+    shown = scan._replace(points_m=scan.points_m[~held_out])
+    beyond = int(np.count_nonzero(~GRID.inside(shown.points_m)))
+    empty = empty_rays(shown, GRID, pattern).directions[beyond:]
+    called = np.zeros(pattern.rows * pattern.columns, dtype=bool)
+    called[pattern.pixels(empty * np.float32(10), ORIGIN)[0]] = True
+    pixel, _, inside = pattern.pixels(scan.points_m[held_out], ORIGIN)
+    assert len(empty) > 200
+    assert np.count_nonzero(called[pixel[inside]]) <= HELD_OUT_SHARE * np.count_nonzero(held_out)

@@ -226,10 +226,8 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     with refused(["nowhere", "no such"]):
         open_scans(tmp_path / "nowhere")
     (tmp_path / "x.feather").write_bytes(b"ARROW1")
-    with refused([".feather", "not read"]):
-        open_scans(tmp_path)
     written(tmp_path / "a.bin", kitti_bytes())
-    with refused(["1 .bin, 1 .feather", "not read"]):
+    with refused(["1 .bin, 1 .feather", "name one file"]):
         open_scans(tmp_path)
     with refused(["topic", "/points", "only for bags"]):
         open_scans(tmp_path / "a.bin", topic="/points")

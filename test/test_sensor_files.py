@@ -164,3 +164,70 @@ def test_wrong_files_are_refused_by_file_and_key(tmp_path: Path, text: str, word
         sensor_file(written(tmp_path, text))
     for word in ("mine.yaml", *words):
         assert word in str(refusal.value)
+
+
+def test_a_range_image_gives_each_beam_the_points_up_to_half_way_to_the_next() -> None:
+    beams = BeamPattern("Test", "by hand", (10.0, 0.0, -20.0), columns=4, max_range_m=50.0)
+    # Half-way: 15 (as far above the first beam as the gap below it), 5, -10 and -30 degrees. All ahead: the middle column.
+    elevations_deg = np.array([15.1, 14.9, 5.1, 4.9, -9.9, -10.1, -29.9, -30.1])
+    distances_m = np.array([1, 9, 8, 7, 6, 5, 4, 1])
+    elevation = np.deg2rad(elevations_deg)
+    points_m = (distances_m[:, None] * np.stack([np.cos(elevation), 0 * elevation, np.sin(elevation)], axis=-1)).astype(np.float32)
+    image = beams.range_image(points_m, ORIGIN)
+    assert image.shape == (3, 4)
+    assert image[:, 2] == pytest.approx([8, 6, 4], rel=1e-6), "the nearest of each row"
+    assert np.isnan(image[:, [0, 1, 3]]).all()
+
+
+def test_even_beams_and_the_even_pattern_see_the_same() -> None:
+    points_m = np.random.default_rng(2).uniform([-20, -20, -8], [20, 20, 4], (20_000, 3)).astype(np.float32)
+    even = SphericalPattern(16, 90, -30.0, 15.0)
+    beams = BeamPattern("Test", "by hand", tuple(np.linspace(15.0, -30.0, 16)), columns=90, max_range_m=50.0)
+    image = beams.range_image(points_m, ORIGIN)
+    assert np.array_equal(image, even.range_image(points_m, ORIGIN), equal_nan=True)
+    assert np.isfinite(image).any()
+
+
+def test_heights_offsets_and_the_least_range_by_hand(tmp_path: Path) -> None:
+    text = GOOD + "min_range_m: 0.5\nazimuth_offsets_deg: [0, 90, 0]\norigin_heights_m: [0.2, 0.1, 0]\n"
+    sensor = sensor_file(written(tmp_path, text))
+    assert (sensor.min_range_m, sensor.azimuth_offsets_deg, sensor.origin_heights_m) == (0.5, (0.0, 90.0, 0.0), (0.2, 0.1, 0.0))
+    rays = sensor.rays(np.array([1, 2, 3], dtype=np.float32))
+    assert np.allclose(rays.origins_m.reshape(3, 4, 3)[:, 0], [[1, 2, 3.2], [1, 2, 3.1], [1, 2, 3]])
+    # The middle beam looks a quarter of a turn to the left of its columns: to the right, back, left, ahead.
+    assert np.allclose(rays.directions.reshape(3, 4, 3)[1], [[0, -1, 0], [-1, 0, 0], [0, 1, 0], [1, 0, 0]], atol=1e-6)
+    near_m, far_m = (np.array([[0.0, -d, 0.1]], dtype=np.float32) for d in (0.49, 0.51))
+    assert np.isnan(sensor.range_image(near_m, ORIGIN)).all()
+    image = sensor.range_image(far_m, ORIGIN)
+    assert image[1, 0] == pytest.approx(0.51) and np.count_nonzero(np.isfinite(image)) == 1
+
+
+@pytest.mark.parametrize("distance_m", [1.0, 5.0, 80.0])
+def test_a_point_on_a_beam_lands_in_its_pixel_however_the_beams_start(distance_m: float) -> None:
+    nominal = sensor_file("hdl64e")
+    # As in KITTI's: the upper block 0.2 m above the origin, the lower one 0.12 m, and beams beside each other.
+    sensor = BeamPattern(nominal.name, nominal.source, nominal.elevations_deg, 360, 120.0, 0.0,
+                         tuple(np.random.default_rng(1).uniform(-8, 8, 64)), (0.2,) * 32 + (0.12,) * 32)
+    origin_m = np.array([0.5, -1.0, 2.0], dtype=np.float32)
+    rays = sensor.rays(origin_m)
+    pixel, measured_m, inside = sensor.pixels(rays.origins_m + np.float32(distance_m) * rays.directions, origin_m)
+    # Near the sensor the lower block's first beam and the upper one's last meet.
+    apart = np.abs(np.arange(64 * 360) // 360 - 31.5) > 4
+    assert inside.all() and np.array_equal(pixel[apart], np.arange(64 * 360)[apart]) and np.allclose(measured_m[apart], distance_m, atol=1e-3)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("min_range_m: -1\n", ["0 <= min_range_m < max_range_m", "-1.0 and 50.0"]),
+    ("min_range_m: 50\n", ["0 <= min_range_m < max_range_m", "50.0 and 50.0"]),
+    ("min_range_m: near\n", ["min_range_m", "number", "'near'"]),
+    ("azimuth_offsets_deg: [1, 2]\n", ["azimuth_offsets_deg", "each of 3 beams, got 2"]),
+    ("azimuth_offsets_deg: [1, 2, 181]\n", ["azimuth_offsets_deg", "between -180 and 180"]),
+    ("azimuth_offsets_deg: []\n", ["azimuth_offsets_deg", "list", "[]"]),
+    ("origin_heights_m: 0.1\n", ["origin_heights_m", "list", "0.1"]),
+    ("origin_heights_m: [0, 0, 0.6]\n", ["origin_heights_m", "between -0.5 and 0.5"]),
+    ("origin_heights_m: [0, 0, .nan]\n", ["origin_heights_m[2]", "number", "nan"])])
+def test_a_wrong_optional_key_is_named_with_what_was_expected(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = written(tmp_path, GOOD + text)
+    with pytest.raises(ValueError) as refusal:
+        sensor_file(path)
+    assert all(word in str(refusal.value) for word in [str(path), *words])

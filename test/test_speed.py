@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from reference import dense_feature_grid, query_dense, render_equation_4, sample_distances
 
+from copilot4d_core.benchmark.plain_torch import dense_feature_grid, march
 from copilot4d_core.config import preset
 from copilot4d_core.data.rays import rays_from_points
 from copilot4d_core.data.simulator import simulate_drive
@@ -51,18 +51,10 @@ def test_ray_march_beats_the_torch_reference_20_times_and_agrees_within_a_tenth_
     normed = model.feature_grid.norm(decoded.feature_HWC).numpy()
     stages = CpuStages(kernel_weights({name: tensor.numpy() for name, tensor in model.state_dict().items()}), model.config)
     dense = dense_feature_grid(model, decoded.feature_HWC)
-    origins, directions, where = torch.from_numpy(rays.origins_m), torch.from_numpy(rays.directions), torch.from_numpy(mask)
 
     def reference(kind: torch.dtype, every: int) -> torch.Tensor:
-        distance, count = sample_distances(origins[::every], directions[::every], where, grid)
-        volume, mlp = dense.to(kind), copy.deepcopy(model.feature_grid.mlp).to(kind)
-        depths = []
-        for part in torch.arange(len(count)).split(8192):  # more at once would not fit into memory
-            along = distance[part].to(kind)
-            position = origins[::every][part, None].to(kind) + along[..., None] * directions[::every][part, None].to(kind)
-            logits = mlp(query_dense(volume, position.reshape(-1, 3), grid)).view(along.shape)
-            depths.append(render_equation_4(logits, along, torch.arange(along.shape[1]) < count[part, None]).depth)
-        return torch.cat(depths)
+        mlp = copy.deepcopy(model.feature_grid.mlp).to(kind)
+        return march(dense.to(kind), mlp, grid, rays.origins_m[::every], rays.directions[::every], mask, kind)
 
     def fast() -> np.ndarray:
         rendering = stages.render(normed, mask, rays)

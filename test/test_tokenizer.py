@@ -52,7 +52,7 @@ def example(model: Tokenizer, points: np.ndarray, seed: int) -> Example:
     depth = np.linalg.norm(chosen, axis=1).astype(np.float32)
     direction = (chosen / depth[:, None]).astype(np.float32)
     return Example(points, model.grid.occupancy(points), np.zeros_like(direction), direction, depth, np.ones(512, dtype=bool),
-                   rng.random(512, dtype=np.float32))
+                   rng.random(512, dtype=np.float32), "box")
 
 
 def test_a_box_in_a_corner_of_a_wide_region_is_learned_and_comes_back_there() -> None:
@@ -66,7 +66,7 @@ def test_a_box_in_a_corner_of_a_wide_region_is_learned_and_comes_back_there() ->
     points = points[(points[:, 0] < 14.01) | (points[:, 1] > -5.01)]
     first = last = 0.0
     for step in range(80):
-        losses = module._losses(example(model, points, step))
+        losses, = module.losses([example(model, points, step)])
         module.optimizer.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -120,7 +120,7 @@ def test_tokens_from_disk_decode_to_the_same_bits(tmp_path: Path) -> None:
     with torch_runner(tmp_path / "tiny.safetensors") as other:
         later = other.decode_with_mask(load_tokens(tmp_path / "tokens.npz").tokens, rays, mask)
     assert np.isfinite(now.depth_m).any()
-    for mine, theirs in zip(now, later, strict=True):
+    for mine, theirs in zip(now[:-1], later[:-1], strict=True):  # the last are returns, which nobody asked for
         assert mine.tobytes() == theirs.tobytes()
 
 
@@ -186,7 +186,7 @@ def test_weights_with_missing_or_broken_tensors_are_refused(tmp_path: Path) -> N
     save_weights(path, random_model())
     tensors = load_file(path)
     with safe_open(path, framework="np") as file:
-        header = file.metadata()
+        header = {key: value for key, value in file.metadata().items() if key != "content_sha256"}  # as an older file, which has none
     bias = tensors.pop("encoder.merge.bias")
     save_file(tensors, path, header)
     with pytest.raises(ValueError, match=r"encoder.merge.bias: expected \(32,\), got nothing"):

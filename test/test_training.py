@@ -9,15 +9,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_kinds import KINDS
+from torch.utils.data import DataLoader
 
+from copilot4d_core.cli import main
 from copilot4d_core.config import Config, preset
 from copilot4d_core.data.bag import write_cloud_bag
+from copilot4d_core.data.rays import Rays
+from copilot4d_core.data.scan import Scan
+from copilot4d_core.data.sensor_file import sensor_file
+from copilot4d_core.data.sensor_fit import fit_sensor
 from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
+from copilot4d_core.deploy.torch_runner import torch_runner
+from copilot4d_core.grid import Grid
+from copilot4d_core.model_file import read_tensors
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import start_from
-from copilot4d_core.training.examples import Examples
+from copilot4d_core.training.examples import Example, Examples
 from copilot4d_core.training.train import train
 from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor, parameter_groups
 
@@ -53,10 +64,100 @@ def test_only_matrices_decay() -> None:
 
 
 def test_example_depends_on_the_seed_and_its_number_alone(drive: Path) -> None:
-    one, resumed = Examples(settings(20), [drive], None), Examples(settings(20), [drive], None, first=5)
-    for mine, theirs in zip(one[7], resumed[2], strict=True):
+    one, other = (Examples(settings(20), [drive], None) for _ in range(2))
+    assert one[3].name.startswith("bag: /points#")
+    for mine, theirs in zip(one[7], other[7], strict=True):
         assert np.array_equal(mine, theirs)
     assert not np.array_equal(one[7].direction_R3, one[8].direction_R3)
+
+
+def test_beams_of_the_given_sensor_teach_where_nothing_is(drive: Path) -> None:
+    # Beams of the simulator's own VLP-16, which lie 2 degrees apart; the examples turn, mirror and scale them, which leaves elevations.
+    sensor = fit_sensor(list(simulate_drive(3, 4, "vlp16")), "VLP-16").pattern
+    examples = Examples(settings(20), [drive], None, sensor=sensor)
+    inside = Grid(settings(20)).inside
+    seen = 0
+    for number in range(5):
+        example = examples[number]
+        sky = example.direction_R3[~example.returned_R & inside(example.origin_R3)]
+        sky = sky[sky[:, 2] > 0]
+        off_deg = np.abs(np.rad2deg(np.arcsin(sky[:, 2]))[:, None] - np.array(sensor.elevations_deg)).min(axis=1)
+        seen += int(np.count_nonzero(off_deg < 0.01))
+    assert seen > 100
+
+
+def test_the_simulated_share_keeps_finding_its_own_beams(drive: Path) -> None:
+    sensor = sensor_file("vlp16")
+    assert Examples(settings(20), [drive], None, drive, 0.5, sensor=sensor).sensors == [sensor, None]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_make_the_examples_of_one_process(drive: Path, workers: int) -> None:
+    examples = Examples(settings(6), [drive], None)
+    examples.sources[0][0]  # open in this process, as for the pictures of a run
+    loader: DataLoader[Example] = DataLoader(examples, batch_size=2, collate_fn=list, num_workers=workers, generator=torch.Generator())
+    made = [example for batch in loader for example in batch]
+    assert len(made) == len(examples) == 6 * settings(6).training.batch_scans
+    for number, theirs in enumerate(made):
+        assert all(np.array_equal(one, other) for one, other in zip(Examples(settings(6), [drive], None)[number], theirs, strict=True))
+
+
+class Named(list[Scan]):
+    """Scans in memory."""
+
+    name = "named"
+
+
+def test_rays_of_two_sensors_move_with_them(drive: Path) -> None:
+    examples = Examples(settings(20), [drive], None)
+    scan = examples.sources[0][0]
+    apart_m = np.array([[0, 0, 0], [0.5, 0.25, -0.5]], dtype=np.float32)
+    examples.sources = [Named([scan._replace(origins_m=apart_m, sensor=(np.arange(len(scan.points_m)) % 2).astype(np.uint8))])]  # type: ignore[list-item]
+    for number in range(4):
+        example = examples.example(number, thin=False)
+        origins, counts = np.unique(example.origin_R3, axis=0, return_counts=True)
+        # Turned, mirrored and shifted, they stay as far apart as they are, but for the scale of 0.95 to 1.05; each saw half of the points.
+        assert len(origins) == 2 and counts.min() > 0.3 * counts.sum()
+        assert 0.95 * 0.75 < np.linalg.norm(origins[1] - origins[0]) < 1.05 * 0.75
+        end = (example.origin_R3 + example.depth_R[:, None] * example.direction_R3)[example.returned_R]
+        inside = examples.grid.inside(end)
+        row, column, layer = examples.grid.voxel_index(end[inside]).T
+        assert inside.mean() > 0.999 and example.occupancy_YXZ[row, column, layer].mean() > 0.999
+
+
+def test_own_bags_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`copilot4d train --data my.mcap --topic /points`, and what happens when bags have other topics."""
+    for seed, (name, topic) in enumerate((("my", "/points"), ("other", "/lidar_top"))):
+        write_cloud_bag(tmp_path / name, topic, simulate_drive(seed, 3, "vlp16"))
+        (tmp_path / name / f"{name}.mcap").rename(tmp_path / f"{name}.mcap")
+    monkeypatch.chdir(tmp_path)
+    few = ["--preset", "tiny", "--steps", "2"]
+    assert main(["train", "--data", "my.mcap", "--topic", "/points", *few]) == 0
+    assert load_weights(Path("runs/my/weights.safetensors")).config.name == "tiny"
+    assert main(["train", "--data", "my.mcap", "other.mcap", "--workers", "2", "--out", "both", *few]) == 0
+    capsys.readouterr()
+    # A topic that is named must be in every bag.
+    assert main(["train", "--data", "my.mcap", "other.mcap", "--topic", "/points", "--out", "none", *few]) == 2
+    message = capsys.readouterr().err
+    assert "other.mcap" in message and "/lidar_top" in message and "'/points'" in message and not Path("none/checkpoint.safetensors").exists()
+    assert main(["train", "--data", "my.mcap", "--workers", "0", "--out", "none", *few]) == 2
+    assert "--workers: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_argoverse_examples_come_from_both_sensors(lidar_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="Argoverse 2 needs pyarrow: pip install '.[data]'")
+    from argoverse_log import real_log
+
+    real_log(lidar_data, tmp_path / "train" / "log")
+    examples = Examples(settings(2), [tmp_path / "train"], None)
+    examples.sources[0][0]  # pyarrow is loaded before the workers are forked
+    loader: DataLoader[Example] = DataLoader(examples, batch_size=1, collate_fn=list, num_workers=2, generator=torch.Generator())
+    made = [example for batch in loader for example in batch]
+    assert len(made) == len(examples)
+    for example in made:
+        origins = np.unique(example.origin_R3[example.returned_R], axis=0)
+        # The file says (1.35018, 0, 1.64042) and (1.34676, 0.00457, 1.52550): 0.115 m apart, scaled by 0.95 to 1.05.
+        assert len(origins) == 2 and 0.95 * 0.115 < np.linalg.norm(origins[1] - origins[0]) < 1.05 * 0.1151
 
 
 def test_rays_of_an_example_end_in_occupied_voxels(drive: Path) -> None:
@@ -70,6 +171,37 @@ def test_rays_of_an_example_end_in_occupied_voxels(drive: Path) -> None:
     row, column, layer = grid.voxel_index(end[inside]).T
     assert example.occupancy_YXZ[row, column, layer].mean() > 0.999
     assert 0 < (~example.returned_R).sum() <= examples.config.training.empty_rays_per_scan
+
+
+@pytest.mark.parametrize("kind", ["cosine", "fsq", "residual"])
+def test_a_run_with_another_quantiser_resumes_bit_for_bit(kind: str, drive: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(settings(6), quantizer=KINDS[kind])
+    train(config, [drive], tmp_path / "whole")
+    stop_after(4, lambda: train(config, [drive], tmp_path / "parts"))
+    train(config, [drive], tmp_path / "parts", resume=True)
+    whole, parts = (load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and not [name for name in whole if not torch.equal(whole[name], parts[name])]
+    module = TrainingModule(config)
+    start_from(tmp_path / "whole" / "weights.safetensors", module)
+    assert torch.equal(module.tokenizer.state_dict()["pre_quantizer.2.weight"], whole["model.pre_quantizer.2.weight"])
+
+
+def test_without_the_spatial_skip_rays_are_sampled_everywhere(drive: Path, tmp_path: Path) -> None:
+    skip = dataclasses.replace(settings(2).spatial_skip, enabled=False)
+    config = dataclasses.replace(settings(2), spatial_skip=skip, rendering=dataclasses.replace(settings(2).rendering, max_samples=144))
+    example = Examples(config, [drive], None)[0]
+    module = TrainingModule(config)
+    occupied = module.tokenizer.grid.pool_mask(example.occupancy_YXZ)
+    with torch.no_grad():
+        decoded = module.tokenizer.decode(module.tokenizer.look_up(module.tokenizer.eval().tokenize(example.points_m)))
+        assert not occupied.all() and module._rendered_mask(occupied, decoded).all() and module.tokenizer.predicted_mask(decoded).all()
+    train(config, [drive], tmp_path / "run")
+    with torch_runner(tmp_path / "run" / "weights.safetensors") as runner:
+        assert runner.config == config, "there is no threshold to choose"
+        tokens, rays = runner.encode(example.points_m), Rays(example.origin_R3, example.direction_R3)
+        everywhere = runner.decode_with_mask(tokens, rays, np.ones_like(occupied))
+        np.testing.assert_array_equal(runner.decode(tokens, rays).opacity, everywhere.opacity)
+        assert (everywhere.opacity > runner.decode_with_mask(tokens, rays, occupied).opacity).any()
 
 
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(drive: Path, tmp_path: Path) -> None:
@@ -126,6 +258,16 @@ def test_a_run_starts_from_the_model_of_another(drive: Path, tmp_path: Path) -> 
         start_from(tmp_path / "first" / "weights.safetensors", TrainingModule(other))
     with pytest.raises(ValueError, match="got both"):
         train(settings(5), [drive], tmp_path / "first", resume=True, start=tmp_path / "first" / "weights.safetensors")
+
+
+def test_a_run_starts_from_weights_that_are_older_than_some_settings() -> None:
+    assert "kind" not in read_tensors(PACKAGED_WEIGHTS)[1]["config"]["quantizer"]
+    module = TrainingModule(preset("mini"))
+    start_from(PACKAGED_WEIGHTS, module)
+    assert torch.equal(module.tokenizer.quantizer.state_dict()["codebook"], load_file(PACKAGED_WEIGHTS)["quantizer.codebook"])
+    other = dataclasses.replace(preset("mini"), quantizer=dataclasses.replace(preset("mini").quantizer, kmeans_bank=False))
+    with pytest.raises(ValueError, match="sections quantizer differ"):
+        start_from(PACKAGED_WEIGHTS, TrainingModule(other))
 
 
 def test_threshold_keeps_the_share_of_occupied_cells(drive: Path) -> None:

@@ -1,0 +1,118 @@
+"""The dense networks in kernels against their slow twins in torch, and their arithmetic against the standard library."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import warp as wp
+
+from copilot4d_core.config import Config, QuantizerKind, preset
+from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels, obstacle
+from copilot4d_core.deploy.kernel_runner import KernelRunner
+from copilot4d_core.deploy.torch_reference import TorchReference
+from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.launch import launch_rows
+from copilot4d_core.kernels.swin_block import SwinBlock, packed
+from copilot4d_core.kernels.vectors import VECTORS, WIDEST
+from copilot4d_core.model_file import Model, random_model
+from copilot4d_core.positions import sincos_positions
+from copilot4d_core.tokenizer import swin_transformer
+
+
+def lively(config: Config) -> Model:
+    """Random weights none of which is 0 or 1, as the norms and biases of `random_model` are."""
+    model, random = random_model(config), np.random.default_rng(1)
+    tensors = {name: array + np.float32(0.1) * random.normal(size=array.shape).astype(np.float32) for name, array in model.tensors.items()}
+    return model._replace(tensors=tensors)
+
+
+@wp.func_native(VECTORS + "store(gelu_x.data + 16 * i, gelu(load(x.data + 16 * i))); store(exp_x.data + 16 * i, exponential(load(x.data + 16 * i)));")
+def evaluate(i: int, x: wp.array(dtype=wp.float32), gelu_x: wp.array(dtype=wp.float32), exp_x: wp.array(dtype=wp.float32)):  # type: ignore[valid-type]
+    ...
+
+
+@wp.kernel(module="unique", **WIDEST)
+def evaluate_kernel(first: int, x: wp.array(dtype=wp.float32), gelu_x: wp.array(dtype=wp.float32), exp_x: wp.array(dtype=wp.float32)):  # type: ignore[valid-type]
+    evaluate(first + wp.tid(), x, gelu_x, exp_x)  # type: ignore[arg-type]
+
+
+def test_gelu_and_exponential_are_those_of_the_standard_library() -> None:
+    x = np.concatenate([np.linspace(-20, 20, 4000), np.linspace(-80, 0, 1600)]).astype(np.float32)
+    found = [np.empty_like(x) for _ in range(2)]
+    launch_rows(evaluate_kernel, len(x) // 16, [wp.array(array, dtype=wp.float32, device="cpu", copy=False) for array in (x, *found)])
+    gelu = np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.astype(float)])
+    assert np.abs(found[0] - gelu).max() < 2e-6  # 1.5e-7 of erf, times x / 2
+    small = x <= 20
+    exact = np.exp(x.astype(float))
+    assert (np.abs(found[1] - exact) / exact)[small].max() < 4e-7
+    far = np.full(16, -80.1, dtype=np.float32)
+    launch_rows(evaluate_kernel, 1, [wp.array(array, dtype=wp.float32, device="cpu", copy=False) for array in (far, *found)])
+    assert not found[1][:16].any()  # of a masked cell
+
+
+@pytest.mark.parametrize(("shape_HW", "shift"), [((16, 32), 0), ((16, 32), 4), ((32, 16), 4)])
+def test_a_swin_block_is_that_of_torch(shape_HW: tuple[int, int], shift: int) -> None:
+    torch.manual_seed(0)
+    block = swin_transformer.SwinBlock(32, 4, 8, shift, 3.0, shape_HW)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+        x = torch.randn(*shape_HW, 32)
+        expected = block(x).numpy()
+    tensors = {f"block.{name}": value.numpy() for name, value in block.state_dict().items()}
+    cells = x.reshape(-1, 32).numpy().copy()
+    SwinBlock(tensors, "block", 4, 8, shift, shape_HW)(wp.array(cells, dtype=wp.float32, ndim=2, device="cpu", copy=False))
+    assert np.abs(cells.reshape(expected.shape) - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+def test_a_block_of_other_channels_is_refused() -> None:
+    block = swin_transformer.SwinBlock(24, 2, 8, 0, 2.0, (16, 16))
+    with pytest.raises(ValueError, match="block: expected channels in multiples of 16, got 24; use the onnx runner"):
+        SwinBlock({f"block.{name}": value.numpy() for name, value in block.state_dict().items()}, "block", 2, 8, 0, (16, 16))
+
+
+@pytest.mark.parametrize("kind", [QuantizerKind.VQ, QuantizerKind.COSINE])
+def test_both_networks_are_those_of_torch(kind: QuantizerKind) -> None:
+    settings = preset("tiny")
+    codes = replace(settings.quantizer, kind=kind, codebook_dim=16)
+    model = lively(replace(settings, quantizer=codes))
+    reference, grid = TorchReference(model), Grid(model.config)
+    patches = np.random.default_rng(2).normal(size=(*grid.patches_HW, model.config.swin.dims[0])).astype(np.float32)
+    expected, gap = reference.tokens(patches)
+    tokens = EncoderKernels(model)(patches)
+    assert tokens.shape == grid.tokens_HW and tokens.dtype == np.uint16 and len(np.unique(expected)) > 5
+    assert (tokens == expected)[gap > 1e-4].all() and (gap > 1e-4).mean() > 0.9
+    features, skip = DecoderKernels(model)(tokens)
+    wanted_features, wanted_skip = reference.decoded(tokens)
+    assert np.abs(features - wanted_features).max() < 1e-4 and np.abs(skip - wanted_skip).max() < 1e-4
+    assert np.ptp(wanted_skip) > 0.1
+
+
+def test_of_codes_that_tie_the_first_is_chosen() -> None:
+    settings = preset("tiny")
+    model = lively(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=16)))
+    codebook = model.tensors["quantizer.codebook"]
+    codebook[:] = np.tile(codebook[:16], (4, 1))
+    patches = np.random.default_rng(2).normal(size=(*Grid(model.config).patches_HW, model.config.swin.dims[0])).astype(np.float32)
+    assert EncoderKernels(model)(patches).max() < 16
+
+
+def test_a_matrix_is_packed_sixteen_columns_after_sixteen() -> None:
+    matrix = np.arange(3 * 32, dtype=np.float32).reshape(3, 32)
+    assert packed(matrix).tolist() == [*range(0, 16), *range(32, 48), *range(64, 80), *range(16, 32), *range(48, 64), *range(80, 96)]
+
+
+def test_positions_are_those_of_training() -> None:
+    assert np.abs(sincos_positions(8, 16, 32) - swin_transformer.sincos_positions(8, 16, 32).numpy()).max() < 1e-6
+
+
+def test_models_without_kernels_say_why() -> None:
+    settings = preset("tiny")
+    assert obstacle(random_model(replace(settings, swin=replace(settings.swin, dims=(24, 32))))) == (
+        "swin.dims: expected multiples of 16, got 24, 32, which have no kernel; choose onnx")
+    with pytest.raises(ValueError, match="runner kernels: quantizer.codebook_dim: expected multiples of 16, got 8"):
+        KernelRunner(random_model(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=8))))
