@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter
 from copilot4d_core.deploy.runner import Runner
 from copilot4d_ros.diagnostics import NodeState
 from copilot4d_ros.frame_statistics import DropReason, FrameStatistics, Snapshot
+from copilot4d_ros.free_memory import return_free_memory
 from copilot4d_ros.health import Finding
 from copilot4d_ros.managed_node import ManagedNode
 from copilot4d_ros.messages import stamp_ns
@@ -107,6 +108,7 @@ class ModelNode(ManagedNode, Generic[P]):
         views = self._views
         self._worker = ModelWorker(opened, lambda runner: self._prepare(runner, views), log.warning, self._fail)
         if self._wait_for_model(self._worker):
+            return_free_memory()
             return TransitionCallbackReturn.SUCCESS
         return self._give_up(self._worker.failure)
 
@@ -137,7 +139,7 @@ class ModelNode(ManagedNode, Generic[P]):
         return self.succeeds(self.trigger_activate)
 
     def release(self) -> bool:
-        """Unsubscribe, end the worker, withdraw the topics.
+        """Unsubscribe, end the worker, withdraw the topics, give the model's memory back to the system.
 
         Returns:
             Whether the worker ended in time, and those of earlier calls by now; if not, one still uses a model.
@@ -154,6 +156,7 @@ class ModelNode(ManagedNode, Generic[P]):
         self._advertised, self._views = [], None
         self._model_id, self._runner_text = "", ""
         self._left = [worker for worker in self._left if not worker.ended]
+        return_free_memory()
         return not self._left
 
     def _give_up(self, reason: str) -> TransitionCallbackReturn:

@@ -17,7 +17,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from sensor_msgs.msg import PointCloud2
 
-from copilot4d_core.data.point_cloud2 import layout_notes
+from copilot4d_core.data.point_cloud2 import CloudLayout, layout_notes
 from copilot4d_core.deploy.gpu_session import GpuError
 from copilot4d_core.deploy.open_runner import open_runner
 from copilot4d_core.deploy.runner import Runner
@@ -26,7 +26,7 @@ from copilot4d_ros import qos
 from copilot4d_ros.cloud_topics import cloud_topics
 from copilot4d_ros.code_use import CodeUse
 from copilot4d_ros.debug_times import DebugTimes
-from copilot4d_ros.frame_processor import FrameProcessor, RejectedCloudError
+from copilot4d_ros.frame_processor import Frame, FrameProcessor, RejectedCloudError
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, Snapshot
 from copilot4d_ros.health import Finding, Kind
 from copilot4d_ros.messages import stamp_ns
@@ -35,6 +35,7 @@ from copilot4d_ros.node_process import run_node
 from copilot4d_ros.parameters import AUTO_TOPIC, TokenizerParameters
 from copilot4d_ros.token_topics import TokenTopics
 from copilot4d_ros.view_topics import ViewTopics
+from copilot4d_ros.views import Wanted
 
 OWN_INPUT = "~/input/points"
 _LOOK_EVERY_S = 0.25
@@ -50,7 +51,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
 
     def __init__(self, open_model: OpenRunner = open_runner) -> None:
         """See `ModelNode`."""
-        self._processor: FrameProcessor | None = None
+        self._layout: CloudLayout | None = None
         self._code_use: CodeUse | None = None
         self._frame_id: str | None = None
         self._notes: dict[str, None] = {}
@@ -89,8 +90,8 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         values = self._code_use.values() if self._code_use else {}
         for subscription in self._inputs:
             values |= {"input_topic": subscription.topic_name}
-        if self._processor is not None and self._processor.layout is not None:
-            values |= {"layout": self._processor.layout.text}
+        if self._layout is not None:
+            values |= {"layout": self._layout.text}
         last = self._statistics.snapshot().last
         if last is not None:
             values |= {"points": str(last.points), "points_in_region": str(last.points_in_region), "points_dropped": str(last.points_dropped),
@@ -131,7 +132,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         processor = FrameProcessor(runner, self.parameters.depth.pattern, lambda: self.parameters)
         processor.warm_up()
         keep_compiled_kernels()
-        self._processor, self._code_use = processor, CodeUse(runner.config)
+        self._layout, self._code_use = None, CodeUse(runner.config)
         self._announce(runner)
         return lambda message: self._handle(processor, runner, views, message)
 
@@ -145,7 +146,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         started_s, self._frame_id = time.perf_counter(), message.header.frame_id
         wanted = views.wanted(message.header.frame_id)
         try:
-            frame = processor.process(message, wanted)
+            frame = self._frame(processor, message, wanted)
         except RejectedCloudError as error:
             self._statistics.dropped(error.reason)
             self._refusal_text = str(error)
@@ -168,6 +169,12 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
                 self._code_use.note(frame.tokens, frame.points_m)
             self._statistics.processed(FrameRecord(stamp_ns(message.header), len(frame.points_m), frame.points_in_region, frame.points_dropped,
                                                    frame.points_thinned, stage_ms))
+
+    def _frame(self, processor: FrameProcessor, message: Any, wanted: Wanted) -> Frame:
+        try:
+            return processor.process(message, wanted)
+        finally:
+            self._layout = processor.layout  # not the processor: after cleanup nothing may hold the model
 
     def _note_surprise(self, surprise_m: float | None) -> None:
         if surprise_m is not None:
