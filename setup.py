@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One package for pip and for colcon (ament_python): the core without ROS, and the ROS 2 adapters."""
 
 from glob import glob

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Writing a file so that a reader sees the old one or the new one, never a half.
 
 What goes in: a path. What comes out: a binary file that takes that path when it was written without an error.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The `copilot4d` command: train, ablate, evaluate, encode, decode, and those of `cli_*.py`. Dispatch only.
 
 What goes in: arguments. What comes out: files, a table, and the exit code: 0 done, 2 refused (one line on stderr says

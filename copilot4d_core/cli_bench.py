@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The subcommand that measures speed: bench. Dispatch only."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The subcommands that bring a model onto a robot: export, build-engine, build-kernels, agreement, fit-prior, doctor. Dispatch only."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which model a subcommand runs, and on what: the arguments, and the runner that they ask for."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What each token stands for, from a model's settings and tensors. Needs NumPy only.
 
 What goes in: quantiser settings and the tensors of a weights file. What comes out: one code vector a token.

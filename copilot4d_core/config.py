@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every setting of the tokenizer: one tree of frozen dataclasses, and three presets.
 
 What goes in: nothing (`preset("mini")`); `config_file.py` reads YAML. What comes out: a `Config` whose values were checked where it was built.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Settings from YAML and JSON, and back: strict, with the name of what is wrong.
 
 What goes in: a YAML text that overrides a preset, or the complete dictionary of a weights file. What comes out: a `Config`.

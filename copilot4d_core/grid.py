@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The only place that turns metres into cells and back.
 
 Layout everywhere: map[row, column] with row = y and column = x; row 0 is y_min, column 0 is x_min; z is the last

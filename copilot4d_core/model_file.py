@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Weights on disk: safetensors, with the settings and the format version inside. Needs NumPy only.
 
 What goes in: named arrays and settings. What comes out: one file, written whole or not at all; nothing in it is code.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Fixed positions of the cells of a map. Needs NumPy only, so that a robot without torch makes the same ones."""
 
 from __future__ import annotations

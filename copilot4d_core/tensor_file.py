@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Named arrays and a header in one safetensors file, with a checksum of both.
 
 What goes in: arrays, and entries that JSON holds. What comes out: the same, or a refusal; nothing in the file is code.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """YAML as data and nothing else: no tags that make objects, no aliases, no key twice, nothing large or deep.
 
 What goes in: a text or a file. What comes out: mappings, lists and plain values.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node `bag_player`: replays the clouds of a ROS 1 or ROS 2 bag on a machine without `ros2 bag`.
 
 What goes in: a bag. What comes out: its PointCloud2 messages, bytes and stamps as recorded, spaced as recorded.

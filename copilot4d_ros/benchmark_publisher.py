@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A driver's stand-in for the benchmark, run as a process: clouds from memory at a rate, best effort, stamped as they are sent.
 
 `python -m copilot4d_ros.benchmark_publisher TOPIC CLOUDS RATE_HZ`: CLOUDS is an .npz file of float32 arrays (N, 4). Each line on standard input

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark's own node: when each token grid and depth image arrived, and the times that the tokenizer publishes of itself."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Where the virtual cameras are: as their parameters say, or as TF says.
 
 What goes in: a node whose cameras are declared. What comes out: cameras with a pose in the frame of a scan.

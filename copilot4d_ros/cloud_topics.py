@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which topics of the graph carry clouds that somebody else publishes."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How much of the codebook live scans use: few codes tell of a sensor or a place that the model does not know."""
 
 from __future__ import annotations

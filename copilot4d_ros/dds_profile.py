@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Environment that lets Fast DDS carry large clouds without loss; see config/fastdds_large_data.xml for the reason."""
 
 from __future__ import annotations

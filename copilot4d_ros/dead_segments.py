@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Shared memory that Fast DDS leaves behind when a process dies: 64 MiB each time with the shipped profile, until the machine starts anew.
 
 What goes in: nothing. What comes out: how much was freed. Unusual: a process that lives holds a lock on each of its segments, so that one

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Times of every frame on topics of their own, for tools that plot: the names that Autoware's nodes use.
 
 `~/debug/processing_time/STAGE_ms`, `~/debug/cyclic_time_ms` (from the end of one frame to the end of the next) and

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The demo: a bag replays through the real node in its own process, and pictures and a report say what came out.
 
 What goes in: a bag. What comes out: tokens.png, depth.png, bev.png and report.json in one folder, and a table.

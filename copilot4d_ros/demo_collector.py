@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The demo's own node: it keeps what the tokenizer publishes, by stamp."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The demo's pictures: depth images, the view from above, and the token grid over time.
 
 Depth and view from above are drawn as everywhere in the project (evaluation/pictures.py); here is what only the demo draws.

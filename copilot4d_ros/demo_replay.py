@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The demo's run: node and bag player as processes, every answer collected over real topics, bounded in time."""
 
 from __future__ import annotations

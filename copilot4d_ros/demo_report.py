@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of a demo run: how far the depth images lie from the clouds, what the tokens cost, what the node did.
 
 What goes in: the clouds of the bag and what came back over the topics. What comes out: one dictionary for JSON.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node `demo_source`: a simulated LiDAR that drives up and down a street without end; for a machine without a sensor.
 
 What goes in: a seed. What comes out: PointCloud2 on `~/points` at an even rate, stamped by the node's clock.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Depth images as colour pictures on a fixed range, so that the same distance always has the same colour."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node `detokenizer`: token grids, received or replayed, become depth images and clouds.
 
 A lifecycle node that starts itself unless `autostart` is false. Grids come as images on `~/input/tokens`, or compressed on

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What both nodes say on /diagnostics: counts, rates and times as keys and values, and what of them is worth a warning."""
 
 from __future__ import annotations

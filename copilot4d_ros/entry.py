@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The executables of the package, as an installation names them.
 
 What goes in: the command line. What comes out: the end of the process. Unusual: the nodes are imported late, because that takes a second or more,

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One cloud message to tokens, depth image and reconstructed points, with the time of each stage; knows no node."""
 
 from __future__ import annotations

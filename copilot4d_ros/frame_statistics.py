@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What became of every scan: received, processed, or dropped for a named reason, and the time of each stage."""
 
 from __future__ import annotations

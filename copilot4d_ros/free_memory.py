@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Memory that nothing uses goes back to the system.
 
 Unusual: glibc keeps what a thread freed for the next thread that gets the same arena, of which there are eight a core. A model is opened by a new

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Findings of a node and the level that they add up to, with hysteresis, so that a level does not flicker.
 
 What goes in: what each report finds. What comes out: one level and one text for /diagnostics.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the launch file starts, chosen from its arguments; plain Python, so that it is tested without launch.
 
 What goes in: the texts of the arguments and what the machine has. What comes out: which source of clouds, on which topic, and

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A mailbox with one slot: whoever is slow gets the newest message and never a queue of old ones."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What every lifecycle node of the package shares: how it starts itself, how it ends, and that no wrong request ends it.
 
 Unusual: rclpy before Kilted lets the error of a transition that is not there out of the service, and with it the node ends.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Messages from arrays and arrays from image messages; nothing else here knows how a message lays out its bytes.
 
 Unusual: `data` is always filled as `array.array('B')`. Assigning a NumPy array makes rclpy copy element by element.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a reader of recorded token grids must know: the latched `~/model_info` record.
 
 Tokens mean nothing without the codebook that made them, so the record names the weights and holds all settings.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What both nodes with a model are: a lifecycle node that starts itself.
 
 What goes in: what a node advertises, subscribes and does with a message. What comes out: the states, and one worker.

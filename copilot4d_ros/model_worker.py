@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The one thread that owns a runner: it opens the model, works through a mailbox, and opens again after a fault of the GPU.
 
 What goes in: how to open a runner, and what to do with an item. What comes out: nothing; the work publishes by itself.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench --node`: publisher, tokenizer node and subscriber as three processes on a graph of their own, at a fixed rate.
 
 What goes in: frames in memory. What comes out: two results, tokens alone and tokens with a depth image, each a table and a JSON line.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How the process of a node begins and ends: refusals, signals, and the exit code.
 
 What goes in: how to make the node. What comes out: the end of the process. Unusual: a signal may come at any moment, also while

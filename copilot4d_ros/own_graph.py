@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A ROS graph of our own: nobody else's topics reach it and its topics reach nobody; for the demo and the tests."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Parameters as a frozen dataclass: declared from it, read into it, and changed only within what it allows.
 
 What goes in: a dataclass whose fields come from `parameter` and whose groups are such dataclasses. What comes out: an object of it.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The nodes' parameters: names, types, ranges, descriptions and defaults, in one place.
 
 What training fixed (region, cells, codebook) travels with the weights and is no parameter.

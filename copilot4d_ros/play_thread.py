@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A thread that plays on time: it can be paused, goes on where it was, and ends when it is told to.
 
 What goes in: a function that does everything inside `with thread.due(...)`. What comes out: each of its steps on time, none

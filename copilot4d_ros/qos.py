@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Qualities of service of every topic, and what the middleware says of lost messages and of peers that do not match.
 
 Unusual: overrides from parameters (`qos_overrides.*`) are written into the profile that is handed over, so a copy is.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A node's reports on /diagnostics, and what the middleware tells: losses, and peers whose quality of service does not match.
 
 What goes in: counts and findings. What comes out: one status a report, and lines in the log, each with its remedy.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What both sources of clouds are: a lifecycle node that starts itself.
 
 What goes in: what a source opens and how it plays. What comes out: the states, and one thread that plays.

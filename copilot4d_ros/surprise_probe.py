@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Now and then, how badly the tokens of a scan explain it: rays to one of its returns in each token cell, beside what is rendered anyway.
 
 What goes in: the returns of a scan. What comes out: rays when it is time, and the scan's surprise once they are rendered; knows no node.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Token images that arrive from elsewhere, and the record that says which model made them.
 
 What goes in: the JSON text of `~/model_info` and 16UC1 images. What comes out: token grids that a runner can decode, or a

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node `token_recorder`: writes `~/tokens/compressed` and `~/model_info` of the tokenizer into an MCAP file that a kill cannot take away.
 
 What goes in: the topics of the node `tokenizer`. What comes out: one file a start, named by the time, in the folder of the parameter

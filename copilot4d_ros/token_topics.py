@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The topics of the tokens: `~/tokens`, `~/tokens/compressed`, and `~/model_info`, which says what they mean."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node `tokenizer`: every scan on `~/input/points` becomes a token grid, and on demand a depth image and a cloud.
 
 A lifecycle node that starts itself unless `autostart` is false. Unusual: the subscription only leaves the message in a

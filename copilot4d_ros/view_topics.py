@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The topics of what is rendered: `~/depth`, `~/depth/color`, `~/reconstruction`, and `~/CAMERA/depth` with `~/CAMERA/camera_info`.
 
 What goes in: rendered views. What comes out: messages, for those who subscribe.

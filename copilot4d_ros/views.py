@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What is rendered of a token grid: a turn of the sensor as depth image and points, and virtual cameras; knows no node.
 
 What goes in: tokens, and what somebody looks at. What comes out: arrays. Unusual: one decoding serves all views.

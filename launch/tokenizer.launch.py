@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Start the tokenizer, and with it a bag, a simulated sensor or RViz; `copilot4d_ros/launch_choices.py` says which."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A log as Argoverse 2 lays it out, of hand-made sweeps or of the real ones beside the repository."""
 
 from __future__ import annotations

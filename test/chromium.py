@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Headless Chromium, driven over its DevTools protocol: open a page, look at it, and list what it fetched.
 
 `python test/chromium.py ADDRESS PICTURE WIDTH HEIGHT` writes a picture of a page as soon as it has settled.

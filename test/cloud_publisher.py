@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A driver's stand-in for transport tests, run as a process: clouds of so many points at a rate, best effort.
 
 `python cloud_publisher.py TOPIC POINTS COUNT RATE_HZ`: waits for a subscriber, publishes, waits until told to end on standard input.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the tests of the node `detokenizer` talk to it with: a node that publishes tokens and their record and keeps every answer.
 
 `python detokenizer_client.py` runs the real node with a stand-in for the model whose depth tells which tokens it got.

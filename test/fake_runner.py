@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for a trained model, so that the node's tests need no weights: the token of a cell is how many points it holds.
 
 `python fake_runner.py` runs the real node with it.

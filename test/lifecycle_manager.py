@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a lifecycle manager does, for the tests of every lifecycle node: asks for transitions and reads the state."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What is installed beside this package, as exact versions: `python test/locked_versions.py > requirements.lock`.
 
 Unusual: no hashes. pip takes them for all of a command's packages or for none, and a checkout that is installed from its folder has none.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the node's tests talk to it with: a node that publishes clouds and keeps every answer."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Slow, plain twin of the token prior: cell by cell, in Python's whole numbers, after the description of the file's arrays."""
 
 from __future__ import annotations

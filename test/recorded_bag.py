@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Small bags of known bytes, for the player and what starts it; written without ROS."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Slow, plain twins of the fast code, written after the equations; those in torch are the benchmark's. Nothing here uses a kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for the module `pycuda.driver`, of which it has what a runner needs.
 
 What goes in: the calls a runner makes of pycuda. What comes out: what they do to a simulated device, or pycuda's error with its message.

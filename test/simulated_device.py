@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Simulated GPU: stands in for `pycuda.driver` and for a TensorRT runtime, to prove a TensorRT runner on a machine with no GPU.
 
 What goes in: the calls a runner makes of `device.cuda` and `device.trt`. What comes out: what ONNX Runtime and Warp's CPU

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a simulated device, page-locked host memory, and pycuda's errors.
 
 What goes in: sizes, and whatever a caller passes as integer or host buffer. What comes out: bytes between guards, or the error pycuda gives.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`python simulated_robot.py` runs the real node on a simulated GPU: its engines hold ONNX, its kernels run on the CPU.
 
 What is real: the node, the export folder, the engine files with their sidecars, the TensorRT runner. What is not: the device.

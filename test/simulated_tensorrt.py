@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for a TensorRT 10 runtime: its engine is an ONNX file that ONNX Runtime runs on the buffers of a simulated device.
 
 What goes in: the calls a runner makes of `tensorrt`. What comes out: what TensorRT gives, None and False after a logged error included.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for a model whose reconstruction is known: it remembers the cloud and returns its exact depths, changed on purpose.
 
 A ray meets the remembered point nearest in direction; the depth is the point's distance plus a constant, or NaN for chosen rays.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Ablations: a fixed plan, results that stay, and what is done again after an interruption."""
 
 from __future__ import annotations

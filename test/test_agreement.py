@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The agreement of the deployed networks with torch: the bars on real scans, and that a bar can be missed."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Argoverse 2: a point and its origin worked by hand, what is refused, and the real sweeps."""
 
 from __future__ import annotations

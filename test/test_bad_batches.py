@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Batches whose numbers are not finite: skipped, counted, named, and the end of the run when they repeat."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Scans of a bag by number: from its index, from several processes, and in bags of thousands of messages."""
 
 from __future__ import annotations

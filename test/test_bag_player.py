@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The bag player as its own process: what arrives on the topic is what lies in the bag."""
 
 from __future__ import annotations

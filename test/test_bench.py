@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench` on the preset `tiny`: what it prints and writes, and that the alternatives it compares do the same work."""
 
 from __future__ import annotations

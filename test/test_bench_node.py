@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`bench --node`: three processes on a graph of their own, and how the node's times become stages."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How the benchmark runs frames, pairs and sizes: with a clock that stands still unless a frame moves it."""
 
 from __future__ import annotations

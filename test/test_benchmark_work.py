@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Bytes, operations and counts of the benchmark: worked by hand, or counted by another implementation."""
 
 from __future__ import annotations

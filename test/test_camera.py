@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The virtual camera: its frames by hand, depth on a wall that is known, and real scans seen from viewpoints of our choice."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The `copilot4d` command: exit codes, messages of one line, files written."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Shared memory of a real process that was killed goes, that of one that lives stays."""
 
 from __future__ import annotations

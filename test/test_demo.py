@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The demo: its numbers against hand-worked ones, and one whole run with a tiny untrained model."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The simulated sensor as its own process: clouds at an even rate, without end, stamped now."""
 
 from __future__ import annotations

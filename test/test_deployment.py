@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every preset through the whole path that a robot takes, on a real TensorRT-RTX, which builds without a GPU."""
 
 from __future__ import annotations

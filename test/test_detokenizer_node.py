@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The real node `detokenizer` in its own process on a real ROS graph: with a stand-in for the model, and with recorded tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Counts, findings and their hysteresis, without a node: the expected levels are worked out by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The doctor: says what is there, what is missing, what is broken, and never hangs or raises."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Standard downloads, fabricated folder by folder: which files are scans, in which order, and what is ambiguous."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Building engines: with the real TensorRT-RTX, which needs no GPU for it, and with a stand-in for what only a robot has."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Engine files: what this user built here comes back, another key means build, and everything else is refused by name."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Equations worked by hand: rendering, quantiser, losses."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Exports: the networks are torch's, the folder says what it holds, and a damaged one is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What may go wrong between a driver and the node, row by row, on a real graph: the node stays up, says what it got, and goes on.
 
 The rows of a GPU's faults are in test_node.py and test_tensorrt_runner.py, of engines in test_engine_file.py and test_engine_builder.py, of tokens in

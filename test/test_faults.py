@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The checks of `make faults`, a few times each: every fault is met, and nothing crashes, hangs or goes wrong.
 
 Two nodes at once on a cold kernel cache are in test_kernel_cache.py, kills of a training in test_killed_training.py.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What threads freed goes back to the system, and a node that was cleaned up holds no model."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Phantom points and missed returns against a pattern that is small enough to count by hand."""
 
 from __future__ import annotations

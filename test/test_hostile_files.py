@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Files made to do harm: they ask for all memory, for ever, or for code to run; each is refused by name before it gets any."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Where the node's clouds come from: silence is told with what is there instead, and the only cloud topic is found. On a graph with nobody else."""
 
 from __future__ import annotations

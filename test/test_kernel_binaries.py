@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Kernels compiled ahead of time: real cubins for the robots' GPUs, and nothing is loaded that is not what was built."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The kernel cache: processes that start at once, are killed, or find damage, all compute right, and nobody compiles twice for nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The dense networks in kernels against their slow twins in torch, and their arithmetic against the standard library."""
 
 from __future__ import annotations

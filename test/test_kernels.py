@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every kernel against its slow twin, and the laws they must keep."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A training that is killed with SIGKILL at any moment goes on as if nothing had been, bit for bit.
 
 Run as a program, it kills one run many times: `python test/test_killed_training.py 50` (how many times).

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The launch file, run as `ros2 launch` runs it: what is started, when, with what, and how it ends.
 
 Needs `launch`, which a ROS 2 installation brings. The node is the real one with a fake model; ros2 bag and RViz are stand-ins

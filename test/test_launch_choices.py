@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the launch file chooses, without launch: player, topic, flags, and what it refuses."""
 
 from __future__ import annotations

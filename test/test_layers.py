@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Imports point one way, ROS stays out of the core, and torch stays out of what a robot runs."""
 
 from __future__ import annotations

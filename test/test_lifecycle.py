@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node as a lifecycle node, driven by its services from another process, and its times on topics."""
 
 from __future__ import annotations

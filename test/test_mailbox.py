@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The mailbox keeps the newest item and tells what it lost."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Metrics against numbers worked by hand, and the traps: empty clouds, missed rays, pooled medians."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The real node with `runner:=tensorrt` on a real ROS graph; only the GPU is simulated (see simulated_robot.py)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node as it is installed, with a real (tiny, untrained) model: the topics carry what the runner gives in this process."""
 
 from __future__ import annotations

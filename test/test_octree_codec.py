@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The octree codec: bytes worked by hand, every cloud comes back as its cells, and no larger than the reference software of MPEG."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The ONNX Runtime runner: the contract, torch's results, and no torch in its process."""
 
 from __future__ import annotations

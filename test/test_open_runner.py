@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which runner is chosen, and how an export folder becomes a running TensorRT runner (on a simulated device)."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The package as ROS and pip see it: manifest, colcon build, launch file, profile, layers."""
 
 from __future__ import annotations
@@ -51,6 +53,14 @@ def test_one_version_everywhere() -> None:
     for name in ("setup.py", "copilot4d_core/__init__.py"):
         versions |= set(re.findall(r'version(?:__)? ?= ?"([^"]+)"', (ROOT / name).read_text()))
     assert len(versions) == 1, versions
+
+
+def test_each_source_file_states_its_copyright_and_licence() -> None:
+    files = [path for folder in ("copilot4d_core", "copilot4d_ros", "launch", "test") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 300
+    for path in [*files, ROOT / "setup.py"]:
+        lines = path.read_text().splitlines()[:2]
+        assert re.match(r"# Copyright \d{4} copilot4d developers$", lines[0]) and lines[1] == "# SPDX-License-Identifier: Apache-2.0", path
 
 
 def test_the_core_imports_no_ros() -> None:

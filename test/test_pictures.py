@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Pictures show what they are given, and do not fail where there is nothing to show."""
 
 from __future__ import annotations

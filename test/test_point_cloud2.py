@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """PointCloud2 bytes written by hand, in every layout that drivers publish, against the points they stand for."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Training in bfloat16: the Swin trunks alone, and nearly the same loss."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Fitting a prior: the gradient is the loss's, classes hold what belongs together, and a law of the tokens is found."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The packaged weights on real scans of drives that they were not trained on: the bars that they were released with."""
 
 from __future__ import annotations

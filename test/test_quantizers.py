@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The quantisers beside the paper's, and the rotation trick: values worked by hand, and those of vector-quantize-pytorch 1.31."""
 
 from __future__ import annotations

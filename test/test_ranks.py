@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One run in two processes: the quantiser on two ranks, and whole runs as torchrun and Slurm start them, beside one process."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Rate and distortion: Draco comes back, curves are read as worked by hand, and the command leaves its picture, numbers and verdict."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a ray says beyond one depth: returns by hand, against their slow twin, and in a scene built for the whole march."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Rays against laws of geometry, and beams without return against returns that were held back."""
 
 from __future__ import annotations

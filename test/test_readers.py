@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Files of every kind, written byte by byte or by the `rosbags` library, and the real recordings where they are there."""
 
 from __future__ import annotations

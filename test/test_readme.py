@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The README is true: its commands run, its tables are those of the code, its links lead somewhere."""
 
 from __future__ import annotations

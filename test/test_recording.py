@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Recordings of tokens: another reader reads them, whatever a kill leaves can be finished, and nothing altered comes out."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What docs/security.md says: nothing unpickles, bandit finds nothing, and the lock file fits what setup.py asks for."""
 
 from __future__ import annotations

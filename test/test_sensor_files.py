@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Sensor files: their numbers against the makers' and against real recordings, and what a wrong file is told."""
 
 from __future__ import annotations

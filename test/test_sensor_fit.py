@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The fitted sensor against simulated ones, whose beams are known, and against the makers' numbers on real recordings."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The angular pattern of a sensor: its convention by hand, and the range image as the inverse of its rays."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The simulated GPU as pycuda sees it: memory, streams and contexts keep pycuda's rules, and each check fires.
 
 Expected messages are pycuda's: the driver function, " failed: ", and CUDA's own words.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The simulated TensorRT: an engine runs on the memory that kernels and copies use, and each check fires."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The LiDAR simulator: exact distances against laws of geometry, and drives against what a drive must be."""
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Bars of speed, as ratios measured in one run: what else the machine does slows both sides."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -17,11 +19,21 @@ from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
+from copilot4d_core.kernels.launch import num_cores
 from copilot4d_core.tokenizer.weights_file import load_weights
 
 RAYS = 65_536
 MARCH_SPEEDUP = 20.0
 DEPTH_TOLERANCE_M = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """The reference gets what our kernels take; other tests leave torch fewer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_cores())
+    yield
+    torch.set_num_threads(before)
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:

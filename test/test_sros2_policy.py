@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The SROS 2 policy allows what the nodes have on a live graph, and nothing else.
 
 The endpoints come from the graph itself. Enforcing needs a middleware with security, which ROS 2 from PyPI does not have.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Surprise: by hand, its AUROC by hand, and on real scans that were made wrong or come from elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node's surprise: when it looks, what it looks at, and what it says; with a fake model whose depths are known."""
 
 from __future__ import annotations

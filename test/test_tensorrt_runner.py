@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The TensorRT runner on a simulated device (see simulated_device.py): the tokens of the ONNX runner, and every fault.
 
 No GPU is here: what this proves is the order of the calls, the memory, the threads and the errors, not TensorRT's numbers.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Token files: what is written comes back, and whatever else lies there is refused by name."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The token prior: the same whole numbers as a plain twin, no file but its own, and streams as short as it says."""
 
 from __future__ import annotations

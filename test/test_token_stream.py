@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Token grids as bytes: what goes in comes out, and every other byte is refused by name."""
 
 from __future__ import annotations

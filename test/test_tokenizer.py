@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The whole chain: order of axes and points, files, and that it learns."""
 
 from __future__ import annotations

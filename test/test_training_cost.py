@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Floating-point operations of one training sample at paper size, counted by torch and by hand; `pytest -s` prints them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Large clouds between processes, best effort at 10 Hz: with the shipped profile none is lost, without it nearly all are."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Short versions of `make fuzz` and `make soak`: a few hundred messages and files, some seconds of soak, one killed recorder."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The table of docs/reliability.md: one row a record, other rows stay, failures are seen."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d view`: what a recording holds, what the page serves, and what a browser shows."""
 
 from __future__ import annotations

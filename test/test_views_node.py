@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Depth images from several viewpoints at once, changed while the node runs, and posed by TF: the real node with the fake model.
 
 The fake model meets something at 6 m on every ray that does not look up, so what a pixel holds follows from its direction alone.

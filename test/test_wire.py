@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a real scan costs on the wire: the cloud, its tokens, and its compressed tokens, as the real node publishes them."""
 
 from __future__ import annotations

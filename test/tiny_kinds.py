@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The preset `tiny` with each kind of quantiser."""
 
 from __future__ import annotations

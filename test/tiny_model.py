@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A tiny untrained model, for tests that need a real runner but no trained weights."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A small prior of random whole numbers, for tests that need one but no fit."""
 
 from __future__ import annotations

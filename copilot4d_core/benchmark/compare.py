@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench --compare`: each stage and its alternatives in one process, in the order A B A B.
 
 What goes in: a frame and a model. What comes out: medians of both, the median of the ratios of neighbouring runs, and how far the results differ.

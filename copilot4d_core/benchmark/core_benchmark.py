@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench --core`: a runner without ROS, peak throughput first, then latency at a fixed rate, each stage beside its floor.
 
 What goes in: a model, frames in memory, rays. What comes out: one `Measured` for each runner.

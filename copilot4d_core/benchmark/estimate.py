@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench --estimate`: what a frame would take on GPUs that are not here, from their published peaks. Nothing in it is measured.
 
 What goes in: bytes and operations of each stage of a real frame. What comes out: roofline times, each marked as an estimate, beside figures that

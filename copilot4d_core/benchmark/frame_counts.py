@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a real frame holds, counted in NumPy: points, occupied cells, listed cells, samples.
 
 What goes in: a cloud, the skip mask, rays and what they met. What comes out: the counts that `work.py` turns into bytes and operations.

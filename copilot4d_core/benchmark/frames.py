@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The clouds of a benchmark, in memory before anything is timed, and the rays that are rendered for each.
 
 What goes in: a bag or files of scans, or nothing for a simulated drive. What comes out: arrays.

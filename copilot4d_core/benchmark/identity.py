@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark ran on: commit, hardware, power mode, versions; so that two results can be told apart.
 
 What goes in: nothing. What comes out: plain values for JSON. Unusual: nothing here imports a package that it names.

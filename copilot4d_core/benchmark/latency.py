@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Frames through a function: as fast as they go, then at the fixed rate of a sensor.
 
 What goes in: what processes frame number i. What comes out: times, and how many frames were missed.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How fast this machine moves and multiplies numbers: what no stage can beat.
 
 What goes in: nothing. What comes out: bytes a second and float32 operations a second, measured here on all cores.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The model that a benchmark runs: weights as they are, or random ones of a preset that nobody has trained.
 
 What goes in: a weights file or export folder, or the name of a preset. What comes out: a path that runners open.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Points to the patch map in NumPy: sort by voxel, then `np.add.reduceat` over ranges.
 
 What goes in: points and the weights of the sparse half of the encoder. What comes out: the same map as the kernels'.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The operations of an ONNX network, counted node by node, and the bytes that must cross its boundary.
 
 What goes in: a static graph. What comes out: operations by kind of node, bytes of weights, inputs and outputs.

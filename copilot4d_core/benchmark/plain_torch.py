@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The sparse stages the plain way in torch, after the equations: what `bench --compare` measures against, and the tests' slow twins.
 
 What goes in: a tokenizer, points or the decoder's map and rays. What comes out: the patch map, or what each ray meets.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a process costs while it is watched: processor time, and memory with its slope.
 
 What goes in: a process id and calls of `sample`. What comes out: per cent of one core, MiB. Reads /proc, so Linux only.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The result of one measured run: a JSON line and a table.
 
 What goes in: times and counts. What comes out: keys in the form of ros2_benchmark, the same for core and node.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d bench --scaling`: time and memory over the size of one thing at a time, everything else fixed.
 
 What goes in: a model and a cloud. What comes out: a row for each size, and the slopes of the curves in a log-log plot: 1 is linear.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The curves of `scaling.py` as a table with their slopes, and as a picture.
 
 What goes in: rows. What comes out: text, and a matplotlib figure that needs no display: times above, memory below, a column an axis.

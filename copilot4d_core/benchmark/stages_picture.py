@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The stages of a frame as stacked bars, one bar a run, with each stage's floor below it.
 
 What goes in: results of `result_tree`. What comes out: a matplotlib figure that needs no display.

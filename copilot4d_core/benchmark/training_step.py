@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One training step with the kernels and the same step with plain torch in their place: time side by side, peak memory each on its own.
 
 What goes in: a model and a scan. What comes out: a `Comparison` of times, and MiB of both.

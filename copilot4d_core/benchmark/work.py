@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The least that each stage must do for a frame: bytes through memory and operations, and the time that they take on a machine.
 
 What goes in: counts of a real frame and the sizes of the model. What comes out: `Work` by stage, and a floor in milliseconds.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Argoverse 2 sweeps: Feather tables of what two LiDARs on one roof saw, in LOG/sensors/lidar/TIME.feather.
 
 Source: Argoverse 2 user guide, sensor and lidar data sets; `Sweep` of av2-api. Points lie in the frame of the vehicle

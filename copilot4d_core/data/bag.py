@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """ROS bags, read and written without a ROS installation.
 
 What goes in: a ROS 1 bag, or a ROS 2 bag (sqlite3 or MCAP, compressed or not). What comes out: scans, or the

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """When the messages of a topic were recorded, from the bag's own index: a bag of a hundred gigabytes is not read for it.
 
 What goes in: an open bag. What comes out: one time a message, in the order in which the bag gives them.

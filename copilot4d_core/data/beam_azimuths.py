@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """At which azimuths the beams of a spinning LiDAR fire, found in its returns.
 
 What goes in: the azimuth and the beam of each return, scan by scan. What comes out: columns of a turn, and how far each beam looks beside

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The beams of a spinning LiDAR as straight lines, found in its returns.
 
 What goes in: how far from the axis and how high each return lies. What comes out: a line for each beam, highest first.

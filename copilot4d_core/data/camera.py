@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A virtual pinhole camera: depth images from any viewpoint, as `depth_image_proc` and RViz expect them.
 
 What goes in: the camera's matrix and where it is. What comes out: one ray a pixel, and depth along the optical axis.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Scans that lie in one file each, in one folder or in many thousands.
 
 What goes in: folders. What comes out: a `ScanSource`, which reads a file when its scan is asked for.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Files of points without a header: little-endian float32, always as many values a point."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """KITTI scans: little-endian float32, four values a point (x, y, z, intensity), no header.
 
 Source: KITTI raw data development kit, "velodyne_points". The sensor frame has x forward, y left, z up.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a standard download of a data set looks like: in which folders below its root the scans lie.
 
 What goes in: a path. What comes out: the folders with scans, or none where the path is no such download.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """LZF decompression, as in compressed PCD files.
 
 Source: the format of liblzf (Marc Lehmann): a control byte below 32 starts a run of control + 1 literal bytes; any

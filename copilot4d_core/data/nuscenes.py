@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """nuScenes sweeps: little-endian float32, five values a point (x, y, z, intensity, ring), no header.
 
 Source: nuScenes devkit, `LidarPointCloud.from_file`. The sensor frame has x right, y forward, z up. The name of a file

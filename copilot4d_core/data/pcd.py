@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """PCD files: ascii, binary and binary_compressed, any fields around x, y, z.
 
 Source: "The PCD (Point Cloud Data) file format", Point Cloud Library; versions 0.6 and 0.7.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Writes point clouds as binary PCD files, which every point cloud viewer opens.
 
 What goes in: points in metres, and more numbers of each. What comes out: a PCD 0.7 file, little-endian, with the fields x, y, z and those.

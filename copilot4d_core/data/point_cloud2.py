@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """PointCloud2 messages to points and back, for every layout that drivers publish.
 
 What goes in: anything with the attributes of `sensor_msgs/PointCloud2` (no ROS import). What comes out: packed float32.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Where rays meet simple solids: boxes, upright cylinders, tree crowns and a ground whose height follows a profile.
 
 What goes in: a `Scene` (metres, one world frame with z up), a start and directions. What comes out: for each ray the

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Rays of a scan: those that met something, and beams that met nothing inside the region.
 
 What goes in: points in the sensor's frame. What comes out: origins, unit directions and distances.

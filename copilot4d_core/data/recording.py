@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A recording that survives the death of its writer: an MCAP file in small chunks, each written as soon as it is due.
 
 Source: the MCAP format specification (version 0; mcap.dev/spec). Profile `ros2`, messages in CDR, no compression: tokens are coded already.

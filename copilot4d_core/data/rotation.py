@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Rotations as files and TF give them, turned into matrices.
 
 What goes in: a quaternion. What comes out: a rotation matrix.

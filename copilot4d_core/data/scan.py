@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One LiDAR scan, a bundle of rays, and what every source of scans offers.
 
 What goes in: raw coordinates as a reader found them. What comes out: a `Scan` with finite points only.

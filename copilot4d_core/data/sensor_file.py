@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Sensor files: one YAML file says where the beams of one LiDAR look.
 
 What goes in: the name of a sensor that comes with the package, such as `hdl64e`, or the path of a file.

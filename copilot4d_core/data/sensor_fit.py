@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which sensor recorded these scans? Its beams, columns and ranges, found in the returns alone.
 
 What goes in: some scans of one sensor, in its own frame. What comes out: a `BeamPattern`, and how well it explains the returns.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The angular pattern of a spinning LiDAR: which beam looks where, and range images in that pattern.
 
 What goes in: points in the sensor's frame. What comes out: one ray a pixel, or a range image.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A LiDAR simulator: a spinning sensor on a vehicle that drives along a random street.
 
 What goes in: a seed. What comes out: scans as a real drive gives them, or a ROS 2 bag of them.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Opens whatever holds LiDAR scans: a file, a folder of files of one kind, a standard download, or a ROS bag.
 
 What goes in: a path. What comes out: a `ScanSource`, which reads a scan when it is asked for.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Random streets for the LiDAR simulator: a road with kerbs, houses, walls, trees, poles, people, parked and moving cars.
 
 What goes in: a random generator and a length. What comes out: a `Street`, which gives the scene of any moment.

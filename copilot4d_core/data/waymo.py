@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Waymo Open Dataset as MMDetection3D converts it: velodyne/PSSSFFF.bin, six little-endian float32 a point.
 
 Source: MMDetection3D, `tools/dataset_converters/waymo_converter.py`. A name is a digit for the split, three for the

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the runners share whose networks run on the CPU: checks, sparse stages, and the time of each stage.
 
 What goes in: points, or tokens and rays. What comes out: tokens, or what each ray meets. A runner adds its two networks.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The sparse stages of a frame on the CPU, for the runners whose networks run there.
 
 What goes in: points, or the decoder's map and its skip logits. What comes out: the patch map, or what each ray meets.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a machine has of what the runners need, and what to install for the rest.
 
 In: the machine. Out: one finding for each part, as a table or as plain values.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d build-engine`: an ONNX network to a TensorRT engine, on the machine that runs it.
 
 What goes in: a network of an export folder. What comes out: a sealed engine file, or the one that was already there.

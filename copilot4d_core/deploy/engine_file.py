@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """An engine on disk, with a sidecar that says what it was built from and that it was built here.
 
 What goes in: the bytes of an engine and its key. What comes out: the same bytes, nothing (build it), or a refusal.

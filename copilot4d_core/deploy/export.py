@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d export`: weights to a folder of ONNX networks, checked before it takes its name.
 
 What goes in: a model. What comes out: encoder.onnx, decoder.onnx, kernels.safetensors and manifest.json, prior.safetensors where the

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A model as the runners without torch take it: two ONNX networks and the weights of the sparse stages.
 
 What goes in: a weights file, or a folder of `copilot4d export`. What comes out: the same thing from both.

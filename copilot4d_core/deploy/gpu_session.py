@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a runner holds of a GPU: the primary context, one stream, device memory, page-locked memory and events.
 
 What goes in: pycuda's driver module. What comes out: Warp arrays over pycuda's memory, and everything freed in order.

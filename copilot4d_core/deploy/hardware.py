@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The hardware that the runners stand on, and how fast it may go: driver, GPU, power mode, processor.
 
 In: the machine. Out: a finding for each.

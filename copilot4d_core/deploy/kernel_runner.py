@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The fast runner of machines without a GPU: everything in our own kernels. Needs no torch and no ONNX Runtime."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The weights of the sparse stages in the form of their kernels, from a model's tensors or from an export's file."""
 
 from __future__ import annotations

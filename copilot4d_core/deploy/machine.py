@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What can be asked of a machine: its small files, its tools, and a Python process of its own.
 
 In: a path, a command, or Python code. Out: text, or why there is none.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The manifest of an export: what the two networks take and give, and which files belong together.
 
 What goes in: a folder of `copilot4d export`. What comes out: its settings, tensors and files, each verified by its SHA-256.

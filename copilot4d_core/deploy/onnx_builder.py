@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A static ONNX graph, node by node: names, constants, and the few operators that a Swin transformer needs.
 
 What goes in: NumPy arrays. What comes out: an `onnx.ModelProto`, the same bytes for the same arrays.

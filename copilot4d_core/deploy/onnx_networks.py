@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The two dense networks as ONNX graphs: patch map to tokens, tokens to the decoder's map and skip logits.
 
 What goes in: the tensors of a model. What comes out: two static graphs without plugins, boundaries as in the manifest.

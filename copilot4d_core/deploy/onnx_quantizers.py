@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The quantiser at the end of the encoder's graph: rows before the last linear map to tokens.
 
 What goes in: a model's settings and tensors. What comes out: the name of (cells,) int32 tokens.

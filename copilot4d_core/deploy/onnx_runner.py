@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The runner of machines without a GPU: dense nets in ONNX Runtime, sparse stages in the kernels. Needs no torch."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Chooses and opens the runner; the only place that knows all of them.
 
 What goes in: a weights file or an export folder, and a wish. What comes out: a runner, and one line that says why this one.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """From an export folder to a running TensorRT runner: finds the GPU, keeps the engines fresh, opens them.
 
 What goes in: a folder of `copilot4d export`. What comes out: engines beside it, or a runner.

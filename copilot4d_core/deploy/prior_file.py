@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The prior of a model's tokens on disk: whole numbers in safetensors, beside the weights. Needs NumPy only.
 
 What goes in: arrays and the id of their model. What comes out: the same, after checks that keep every later sum exact.

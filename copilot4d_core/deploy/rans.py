@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Entropy coding in whole numbers: rANS (Duda, arXiv:1311.2540), one state, the same bytes on every machine.
 
 What goes in: for each symbol its share of 65536. What comes out: bytes, within a few bytes of the sum of -log2(share / 65536).

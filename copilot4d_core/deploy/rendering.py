@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """From what the ray march wrote to what a runner returns."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The one contract between a trained tokenizer and everything that uses it.
 
 What goes in: points of one scan, or a token grid and rays. What comes out: tokens, or depth and opacity per ray.

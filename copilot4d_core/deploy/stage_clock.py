@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Milliseconds per stage of the last call."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One TensorRT engine, bound to fixed device buffers.
 
 What goes in: the bytes of a verified engine file. What comes out: a network that runs on a stream.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT as this machine has it: the module, its log while it builds, and its progress as bars.
 
 What goes in: a name, `tensorrt`, `tensorrt_rtx` or `auto`. What comes out: the module, or a refusal that says what to install.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The runner of machines with a GPU: dense nets in TensorRT, sparse stages in the same kernels, one stream, one memory.
 
 What goes in: points, or tokens and rays. What comes out: tokens, or what each ray meets.

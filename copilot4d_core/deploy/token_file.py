@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Token grids on disk: one scan in one `.npz` file, with the name of the model that can read it.
 
 What goes in: (H, W) uint16 tokens and a model id. What comes out: the same, after checks.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The order in which a token grid is coded: from a coarse lattice to the cells between, in passes.
 
 What goes in: a grid's size. What comes out: for every pass its cells, and for every cell the nearest ones that earlier passes coded.

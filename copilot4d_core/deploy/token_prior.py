@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How likely a model's tokens are: a small network in whole numbers that tells every token from its neighbours.
 
 What goes in: the prior file of a model. What comes out: token grids as entropy-coded bytes, and back.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A token grid as bytes that describe themselves: for a topic, a radio link or a file.
 
 What goes in: (H, W) uint16 tokens, a model id and, where there is one, the model's prior. What comes out: the same, exactly.

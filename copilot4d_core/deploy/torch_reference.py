@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The dense networks in torch, for comparing: arrays in, arrays out, and how sure each token is."""
 
 from __future__ import annotations

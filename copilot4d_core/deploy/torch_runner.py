@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The reference runner: dense nets in torch, sparse stages in the kernels. Makes no claim of speed."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Do the deployed networks say what torch says? Tokens and depths of every variant against torch in float32, on real scans.
 
 What goes in: a model and data sets. What comes out: a table, one row a variant, with the bars that it must keep.
@@ -131,6 +133,8 @@ def crosses_only(good_HW: BoolArray, rays: Rays, depth_m: FloatArray, grid: Grid
     Returns:
         (R,) bool.
     """
+    if good_HW.all():
+        return np.ones(len(depth_m), dtype=bool)
     farthest = float(np.linalg.norm(grid.maximum_m[:2] - grid.minimum_m[:2]))
     end = np.where(np.isfinite(depth_m), depth_m, farthest)
     result = np.ones(len(depth_m), dtype=bool)

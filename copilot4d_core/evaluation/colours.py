@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Colours of depths, heights, errors and tokens: the same in every picture and in the viewer.
 
 What goes in: numbers in metres, NaN for nothing, or tokens. What comes out: RGB.

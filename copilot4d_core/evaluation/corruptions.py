@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Scans made wrong on purpose: weather, losses, and mounts and units that are not what the model was told.
 
 What goes in: the points of a real scan and a random generator. What comes out: the points of a worse one, in the same frame.

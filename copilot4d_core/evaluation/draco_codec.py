@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Draco (https://github.com/google/draco, Apache-2.0) as a rival: a cloud quantised to so many bits a coordinate, and its bytes.
 
 What goes in: points and bits. What comes out: bytes, and from them points. Needs the package DracoPy, which is an extra (`rate`).

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation of a tokenizer on scans, one at a time: encode, decode along the true rays, compare.
 
 What goes in: a runner and scans. What comes out: one dictionary per data set, and notes that belong beside its numbers.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every beam of the sensor, also those that came back with nothing: what is rendered where nothing was, and what is missing.
 
 What goes in: a sensor's beams, a scan, and the depth rendered along each of them. What comes out: two shares.

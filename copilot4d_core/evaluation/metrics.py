@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How far a reconstruction lies from the scan: depth, cloud, voxel and code metrics.
 
 What goes in: NumPy arrays in metres, tokens as uint16. What comes out: plain numbers; no torch.

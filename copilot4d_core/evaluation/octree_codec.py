@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A cloud as the occupied cells of a uniform grid, coded as an octree: the plain rival that a tokenizer must beat.
 
 What goes in: points and a grid step. What comes out: bytes, and from them the centre of every occupied cell.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How likely a cell of an octree is to hold a point, counted while coding: sender and receiver count alike.
 
 What goes in: contexts and, for the encoder, the truth. What comes out: choices.

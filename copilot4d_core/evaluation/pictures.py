@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of reconstructions: depth images and the view from above, as matplotlib figures.
 
 What goes in: range images (rows, columns) in metres with NaN for nothing, or points in metres. What comes out: figures

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Who wins at equal bytes: sentences about the means of `rate_distortion.py`.
 
 What goes in: mean rows. What comes out: one paragraph for every data set and model.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Rate and distortion: how near a cloud comes back from how many bytes, of tokens and of two codecs, on the same scans.
 
 What goes in: runners and scans. What comes out: one `Row` for every scan, codec and setting, and their means.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The picture of rate and distortion: Chamfer distance and F-score over the bytes of a scan.
 
 What goes in: the mean rows of `rate_distortion.py`. What comes out: a matplotlib figure, a row of two panels for every data set.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d evaluate --rate-distortion`: a picture, a CSV and sentences.
 
 What goes in: runners, data sets and the sensor's pattern. What comes out: PICTURE.png, PICTURE.csv, and on the screen who wins.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One scan beside its reconstruction, pixel by pixel of a sensor's depth image.
 
 What goes in: a runner, a scan and the sensor's pattern. What comes out: two depth images, tokens, and numbers about them.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The report of `copilot4d evaluate`: one column per data set on the screen, one section per data set in JSON.
 
 What goes in: a runner and paths of data sets. What comes out: a `Report`, a table, a JSON file.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Encode and decode on files: one scan to a token file, and a token file to a point cloud and a depth picture.
 
 What goes in: a loaded model and checked paths. What comes out: files, and one line that says what was written.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How badly the tokens of a scan explain its own returns, cell by cell: high where a scene is unlike what the model learned.
 
 What goes in: returns, and the depth that the tokens give along their rays. What comes out: a map over the token cells, and one number a scan.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Does surprise tell scans that are unlike the training data? Its AUROC for every corruption and for foreign scans.
 
 What goes in: a model, scans of drives that it was not trained on but should know, and foreign ones. What comes out: a table and a JSON file.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The view of a drive: written into a file, or shown in the browser while it is made.
 
 What goes in: a runner and scans. What comes out: an `.rrd` file, or a page on this machine.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A drive and its reconstruction as a Rerun recording, scan by scan.
 
 What goes in: a runner and scans. What comes out: entities on the timelines `frame` and, where a scan has a stamp, `time`.

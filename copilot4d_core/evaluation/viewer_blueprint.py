@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How the viewer is laid out at first: what stands where, and where the eye is."""
 
 from __future__ import annotations

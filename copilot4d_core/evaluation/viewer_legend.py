@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The legend of the viewer: what the colours of heights, depths and errors stand for, as one picture."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Serves Rerun's web viewer and one recording to browsers on this machine, while the recording is still being written.
 
 What goes in: the open recording. What comes out: an address to open in a browser.

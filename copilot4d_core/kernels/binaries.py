@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """CUDA binaries of the kernels, compiled ahead of time on a machine that needs no GPU.
 
 In: kernels, and the compute capabilities of the robots' GPUs. Out: a folder of cubins with an index, and its loading on a GPU.

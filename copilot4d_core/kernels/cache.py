@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A kernel cache of its own for every process, filled from one root and merged back into it.
 
 In: nothing, or the environment (XDG_CACHE_HOME). Out: the folder that Warp compiles into, while this process lives.

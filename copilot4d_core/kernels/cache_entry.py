@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One compiled module in the root of the kernel cache: its files, and beside them the SHA-256 of each.
 
 In: a folder of Warp's cache, or an entry. Out: an entry, or its files after checks.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The dense networks around their Swin blocks, on the CPU: start, patch merging, nearest code, patch upsampling, skip logits.
 
 In: rows of a map and packed weights. Out: rows of the next map, tokens, or pooled logits. Each is one launch; a row of it is a few cells,

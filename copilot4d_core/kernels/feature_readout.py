@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
 """The part of the neural feature grid that rays may look at, and nothing else (inference).
 

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Trilinear look-up in a sparse list of feature-grid cells, with its backward (training).
 
 The value at a cell's centre is the cell (align_corners = False); beyond the outermost centres it stays constant.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Runs a Warp kernel over rows, on the CPU with one thread per core.
 
 Warp executes a CPU launch serially and releases the interpreter lock, so a launch is cut into parts, which all

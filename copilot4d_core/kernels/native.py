@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the C++ snippets of kernels begin with, where Warp's own operators are too slow: one source for CPU and CUDA.
 
 Unusual: Warp compiles vector expressions operator by operator, without fused multiply-adds and with sums in a chain; a snippet says how to add.

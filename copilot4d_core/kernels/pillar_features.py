@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Occupied voxels to the patch map in three passes (inference): points, pillars, patch cells.
 
 In: `Voxels` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A folder that lives as long as its process, even when the process is killed.
 
 In: the folder to make it in. Out: a new folder, and a lock that the system drops with the process.

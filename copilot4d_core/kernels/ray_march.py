@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
 
 In: the feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, opacity and, when asked for, two returns.

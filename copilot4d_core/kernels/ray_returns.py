@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Up to two returns of a ray, gathered from its weights sample by sample (inference).
 
 A sample is lit when its weight is at least `LIT_WEIGHT`, as a sensor's receiver has a threshold. Lit samples no more than `SEPARATION_M`

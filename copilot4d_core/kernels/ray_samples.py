@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Sample distances along rays inside the skip mask (training).
 
 Source: CoPilot4D, figure 8: points are sampled only within the non-empty regions. Spacing and limit are ours.

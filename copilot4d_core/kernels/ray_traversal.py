@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Where a ray crosses the cells of the skip mask: the shared geometry of both ray kernels.
 
 The mask is one bit a cell, see `skip_mask.py`. A ray is cut at the region's faces (slab test) and walked cell by cell; neighbouring

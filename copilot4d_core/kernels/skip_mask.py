@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The skip mask on a device: which cells rays look at.
 
 In: the decoder's pooled logits and a threshold, or a mask that is given. Out: one bit per cell, a column of cells in one or two words.

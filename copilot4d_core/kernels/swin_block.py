@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One Swin block on the CPU, a window at a time: everything between reading and writing a window's cells stays in a core's own memory.
 
 In: the map and a block's weights. Out: the same map, changed in place; windows share no cell.

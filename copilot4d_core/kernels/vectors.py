@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """C++ that the kernels of the dense networks begin with: vectors of 16 floats, layer norm, GELU, and a matrix product in registers.
 
 Unusual: for the CPU alone (on a GPU TensorRT runs these networks). The compiler maps a vector to what the processor has: one AVX-512,

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Equation 4 along each ray in log space, with its backward (training).
 
 x_i is the occupancy logit of sample i: log T_i = -sum_{j<i} softplus(x_j); w_i = exp(logsigmoid(x_i) + log T_i).

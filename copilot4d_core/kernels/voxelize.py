@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Points to occupied voxels: sort by voxel, then mark where voxels, pillars and patch cells begin.
 
 In: (N, 3) points in metres. Out: index lists of the occupied cells only (an empty voxel contributes nothing to any

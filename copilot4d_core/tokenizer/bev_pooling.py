@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Voxels of a pillar to one bird's-eye-view feature, with a learned embedding of the height."""
 
 from __future__ import annotations

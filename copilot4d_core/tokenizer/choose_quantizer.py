@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which quantiser the settings ask for."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Codes are directions: latents and codes have length 1, and the nearest code is that of the largest dot product."""
 
 from __future__ import annotations

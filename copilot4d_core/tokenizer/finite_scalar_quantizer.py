@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """No codebook: each channel is bounded and rounded to a few values, and the token is the number that they spell."""
 
 from __future__ import annotations

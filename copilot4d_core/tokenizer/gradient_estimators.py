@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Gradients past the choice of a code: a choice has none of its own."""
 
 from __future__ import annotations

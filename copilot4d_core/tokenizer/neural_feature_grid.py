@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Decoder features to occupancy along rays: the neural feature grid and equation 4.
 
 The grid (512 x 512 x 64 x 16 at paper size) is a linear read-out of the decoder's map, so it is never built: a cell is

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Occupied pillars to the dense patch map: the only place where the sparse half of the encoder ends."""
 
 from __future__ import annotations

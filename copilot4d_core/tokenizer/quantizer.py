@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What every quantiser of the tokenizer does: latents to tokens and codes, tokens to codes."""
 
 from __future__ import annotations

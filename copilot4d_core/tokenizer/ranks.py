@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the processes of one training run tell each other; a single process tells nobody anything.
 
 Every function is collective: all ranks call it, in the same order, with tensors of the same shape. Unusual: each rank

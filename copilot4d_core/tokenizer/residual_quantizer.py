@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Two codes a cell: a coarse one, and a fine one for what the coarse one leaves; the pair is one token."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Sums over contiguous ranges of rows: how points become voxels, voxels pillars, and pillars patch cells."""
 
 from __future__ import annotations

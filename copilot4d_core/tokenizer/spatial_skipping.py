@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Which cells are worth rendering: the spatial-skip branch."""
 
 from __future__ import annotations

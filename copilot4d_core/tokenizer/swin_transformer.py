@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Two-stage Swin encoder and decoder over a bird's-eye-view map.
 
 Maps are (H, W, C), one scan at a time. The shift mask and the relative position bias are folded into one additive

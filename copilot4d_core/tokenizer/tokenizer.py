@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The whole method in one class: points to tokens, tokens to depth along rays.
 
     points -> voxels -> pillars -> patch map -> SwinEncoder -> latents -> Quantizer -> tokens

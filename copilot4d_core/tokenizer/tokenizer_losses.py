@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Equation 5, one function per term. Every reduction is named; weights are settings (`LossConfig`)."""
 
 from __future__ import annotations

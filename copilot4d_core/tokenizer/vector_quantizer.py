@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Latent vectors to discrete tokens: nearest code, and the care that keeps codes alive."""
 
 from __future__ import annotations

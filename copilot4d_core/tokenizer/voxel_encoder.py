@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Points of a voxel to one feature: PointNet with sum pooling."""
 
 from __future__ import annotations

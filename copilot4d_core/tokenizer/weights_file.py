@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A `Tokenizer` to and from the weights file of `model_file`."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d ablate`: every run of `SETTINGS` trained for equal length on the same examples and judged on the same scans.
 
 What goes in: scans to train on and scans to judge on. What comes out: a folder a run, `ablation.json` and a table, both written

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The questions of `copilot4d ablate`: what each run changes, and why it is asked.
 
 Unusual: the baseline is written out, so that the rows mean the same after a default has changed.

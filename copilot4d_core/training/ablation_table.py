@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The table of `copilot4d ablate` in Markdown, with the command that makes it and what its columns mean."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Steps whose numbers are not finite: skipped, counted and named; the run stops when they repeat.
 
 Every check is collective: what one rank finds, all ranks skip.

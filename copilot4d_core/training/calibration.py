@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The skip mask's threshold, chosen at the end of a run.
 
 The paper gives no threshold. A missing cell costs a surface and a superfluous one only samples, so the threshold is

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Everything a run needs to go on, in one safetensors file written whole or not at all.
 
 Unusual: no pickle. Optimiser moments are stored by parameter name, random states as tensors, the rest in the header.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Scans to training examples: choose, augment, draw rays.
 
 Unusual: example `k` of a run depends on the seed and `k` alone, so a resumed run sees the same data as an

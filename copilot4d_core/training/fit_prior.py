@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d fit-prior`: the prior of a model's tokens, from scans.
 
 What goes in: a runner and scans to fit to and to judge on. What comes out: a prior file, and its bytes a scan.

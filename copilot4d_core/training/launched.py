@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """How many processes a launcher started this run with, and what Lightning must know to join them.
 
 `torchrun` and Slurm's `srun` start the same command once a process and describe the whole in the environment. Started

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Divides the codes of a codebook into classes that occur in the same places.
 
 What goes in: token grids. What comes out: the codes class by class, and the size of each class.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The network of a token prior while it is fitted: floats, its loss in bits and the gradient by hand. NumPy only, no torch.
 
 What goes in: token grids as ranks of codes, sorted by class. What comes out: bits a token and the gradient of every parameter.

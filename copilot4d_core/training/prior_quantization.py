@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Turns a fitted prior network into the whole numbers of a prior file.
 
 What goes in: float parameters and some grids. What comes out: arrays of `deploy/prior_file.py`.

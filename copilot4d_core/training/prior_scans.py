@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Token grids to fit a prior to: of scans as they are, of the same scans turned and shifted, and of simulated ones.
 
 What goes in: a runner and sources of scans. What comes out: groups of token grids and how much each counts.

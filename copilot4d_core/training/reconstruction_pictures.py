@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What the model makes of one scan, as a picture in TensorBoard every few hundred steps."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The data of one run: which examples each rank takes in each step, and the files that are made before the first one."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`copilot4d train`: sources, Lightning trainer, checkpoints and pictures; in one process or, started by a launcher, in many."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a run says about each step: `losses.csv`, a line a step, and TensorBoard, every few steps.
 
 Unusual: a resumed run takes out the lines after its checkpoint, so that the file never holds a step twice, and an

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """One training step of the tokenizer, as a Lightning module."""
 
 from __future__ import annotations

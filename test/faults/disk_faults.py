@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A disk that is full at any byte of a file that is being written: the old file or the new one is there whole, and the error names the file.
 
 Unusual: the disk is real, a tmpfs of 4 MiB that is mounted in a user and mount namespace of its own, where no right of root is needed.

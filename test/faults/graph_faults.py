@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Faults of what lies between processes: clocks that jump, participants that vanish and come back, a network that is down for a while."""
 
 from __future__ import annotations

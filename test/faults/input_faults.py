@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Faults of who publishes to the node and of who listens to it, each as a process: killed, too fast, too large, stopped."""
 
 from __future__ import annotations

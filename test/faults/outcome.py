@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What came of a fault that was tried many times: how often, and how often the product crashed, hung or gave a wrong result.
 
 Unusual: a time that ran out is a hang while the process lives, and a crash when it has ended; everything else that differs is wrong.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Values that a parameter must not have, one by one, at the start and while the node runs: refused, and the answer says what is allowed."""
 
 from __future__ import annotations

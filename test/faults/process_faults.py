@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Faults of the node's process: killed and started again, taken through its states, and two at once where no kernel has been compiled."""
 
 from __future__ import annotations

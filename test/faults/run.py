@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every fault, as often as the time allows, and a record of each: `PYTHONPATH=test python -m faults.run --seconds 3600`.
 
 What comes out: `out/trust/*.json`, the table in docs/reliability.md, and exit code 1 if anything crashed, hung or went wrong.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The node with the fake model as a process of its own, the client that talks to it, and what its tokens must be."""
 
 from __future__ import annotations

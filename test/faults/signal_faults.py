@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """SIGINT and SIGTERM at any moment of a node's life: while Python imports, while the model loads, while it works.
 
 Unusual: the moments count from the first line of the package on; before it runs, for some tens of milliseconds, a signal meets the bare interpreter.

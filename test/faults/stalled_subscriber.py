@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A subscriber to everything large that the node gives, run as a process so that it can be stopped.
 
 `python stalled_subscriber.py /NAMESPACE/tokenizer`. Prints the stamp of every token grid in nanoseconds.

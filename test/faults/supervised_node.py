@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A node that is started again whenever it ends, as `respawn:=true` of the launch file has it started again.
 
 Unusual: `launch` is part of a ROS 2 installation and not on PyPI, so this supervisor stands in for it; test/test_launch.py has the real one.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Stand-in for tf2_ros, which is part of a ROS installation and not on PyPI: the same names and arguments, transforms from a file.
 
 `SIMULATED_TF2` names a JSON file: {frame: [x, y, z, qx, qy, qz, qw]}, each in the frame `lidar_top`; it is read at every look-up.

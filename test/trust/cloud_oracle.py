@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a PointCloud2 says, read the slow way: from the message's definition with struct, a value at a time.
 
 Source: sensor_msgs/msg/PointCloud2 and PointField; the rest is the package's contract as its README and docstrings state it.

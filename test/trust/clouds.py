@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Hypothesis strategies for PointCloud2 messages, good and bad: a layout that a driver might publish, then up to three things gone wrong.
 
 What comes out: sensor_msgs/PointCloud2. The bytes are written with struct, not with the package.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of file that the package reads: how to make a good one, how to read it, and what of its content must stay the same.
 
 What goes in: an empty folder. What comes out: files in it, and a reader that gives plain content to compare.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`make fuzz`: bad messages in process, bad messages to the live node, and bad files; `--seconds` is shared among them.
 
 Ends with 1 when anything failed. Writes out/trust and the table.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Damaged files through their readers, in workers that may crash or hang: `run` is the check.
 
 A file is cut at every kilobyte, then single bytes of it are changed, in its head, in its tail and anywhere. As a module it is the worker.

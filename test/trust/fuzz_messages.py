@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Generated PointCloud2 messages through the reader and the node's intake, in workers that may crash: `run` is the check.
 
 As a module it is the worker: a task is a seed and a number of messages, the answer what became of them.

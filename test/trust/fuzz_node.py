@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Generated PointCloud2 messages to the live node over DDS, and after each a good scan: `run` is the check.
 
 What goes in: seconds. What comes out: a record. Each message must end in tokens or in a count with a refusal that names a field; the node stays

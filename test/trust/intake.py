@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """The reader and the node's intake in one process with a real (tiny, untrained) model, held against the oracle message by message.
 
 What goes in: a PointCloud2. What comes out: a word for what became of it, or a `WrongError` that says what is wrong.

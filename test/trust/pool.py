@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Worker processes that may crash or hang without taking the check with them.
 
 What goes in: a module to run, and tasks as plain JSON. What comes out: each task with its answer, or with the word crash or hang.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """A worker that answers, crashes or hangs as it is told, for the test of the pool."""
 
 from __future__ import annotations

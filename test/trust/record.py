@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """What a check found, as one JSON file: `out/trust/AREA.NAME.json`; `table.py` makes docs/reliability.md of all of them.
 
 What goes in: what was tried and what came of it. What comes out: the same with date, commit and machine.

@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`make soak` also kills the token recorder: `run` is the check. Tokens are published, the recorder gets SIGKILL at a random moment, and all but
 the last second must be read back by another reader.
 

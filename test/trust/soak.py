@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """`make soak`: the node at a steady rate on real clouds for as long as `--seconds` says, then the recorder, killed again and again.
 
 What comes out: a record with frames in and out, the slope of the node's resident memory, open files, threads, and the latency from publishing a

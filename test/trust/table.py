@@ -1,3 +1,5 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
 """Writes the table of docs/reliability.md from the records in out/trust: `PYTHONPATH=test python -m trust.table`.
 
 What goes in: records, and the document with two marks. What comes out: the document with a row for each record between them.
