@@ -1,10 +1,9 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""After the first frames no frame takes memory but for what it returns: counted by NumPy and Python, by Warp, and by the system."""
+"""After the first frames no frame takes memory but for what it returns: counted by NumPy and Python, and by Warp; kernels take none."""
 
 from __future__ import annotations
 
-import resource
 import tracemalloc
 from collections.abc import Callable
 
@@ -20,8 +19,6 @@ from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 POINTS, RAYS = 120_000, 65_536
 BESIDES_BYTES = 100_000
 """For the launches: arguments, futures, array headers."""
-MOST_FAULTS = 100
-"""New pages of 4 KiB in a frame; one array of a float a point would be 117."""
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -37,19 +34,8 @@ def peak_bytes(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def new_pages(work: Callable[[], object]) -> int:
-    """Fewest page faults of three calls: pages that the system had to provide."""
-    counts = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        work()
-        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    return min(counts)
-
-
-def test_the_counters_count() -> None:
+def test_the_counter_counts() -> None:
     assert 4_000_000 <= peak_bytes(lambda: np.ones(1_000_000, dtype=np.float32)) < 4_000_000 + BESIDES_BYTES
-    assert new_pages(lambda: np.ones(10_000_000, dtype=np.float32)) > MOST_FAULTS
 
 
 def test_a_frame_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +58,6 @@ def test_a_frame_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(allocator, "allocate", counted)
         assert peak_bytes(lambda: runner.encode(points_m)) <= tokens.nbytes + BESIDES_BYTES
         assert peak_bytes(lambda: runner.decode(tokens, rays)) <= written_bytes + BESIDES_BYTES
-        assert new_pages(lambda: runner.encode(points_m)) <= MOST_FAULTS
         assert taken == [], "Warp took memory"
         wp.zeros(1000, dtype=wp.float32, device="cpu")
         assert taken, "and would have been seen to"

@@ -18,8 +18,8 @@ from copilot4d_core.deploy.kernel_runner import KernelRunner
 from copilot4d_core.deploy.torch_reference import TorchReference
 from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.launch import launch_rows
-from copilot4d_core.kernels.swin_block import SwinBlock, packed
-from copilot4d_core.kernels.vectors import VECTORS, WIDEST
+from copilot4d_core.kernels.swin_block import SwinBlock
+from copilot4d_core.kernels.vectors import VECTORS, WIDEST, packed
 from copilot4d_core.model_file import Model, random_model
 from copilot4d_core.positions import sincos_positions
 from copilot4d_core.tokenizer import swin_transformer

@@ -17,9 +17,12 @@ from copilot4d_core.deploy.torch_runner import TorchRunner
 from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.interpolation import corners, interpolate, interpolate_backward
+from copilot4d_core.kernels.launch import CPU_MEMORY
+from copilot4d_core.kernels.pillar_blocks import PillarBlocks
+from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights
 from copilot4d_core.kernels.ray_samples import sample_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
-from copilot4d_core.kernels.voxelize import voxelize
+from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize, voxelize_into
 from copilot4d_core.tokenizer.neural_feature_grid import _Interpolate, _ReadOut
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 
@@ -81,6 +84,49 @@ def test_voxelize_lists_what_a_plain_loop_lists(grid: Grid, count: int) -> None:
     assert found.keys() == plain.keys()
     for key, members in plain.items():
         assert np.abs(found[key] - np.sort(points[members], axis=0)).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["tiny", "mini", "paper"])
+def test_the_lists_of_a_cpu_are_those_of_a_gpu_s_kernels(name: str) -> None:
+    grid = Grid(preset(name))
+    rng = np.random.default_rng(4)
+    points = rng.uniform(grid.minimum_m - 1, grid.maximum_m + 1, (5000, 3)).astype(np.float32)
+    points[:1000] = grid.minimum_m + rng.integers(0, 200, (1000, 3)) * grid.voxel_size_m  # on the edges of cells
+    points[1000] = np.nan
+    points[1001:1201] = points[1201:1401]
+    for count in (1, 2, 1000, 5000):
+        given = wp.array(points, dtype=wp.float32, ndim=2, device="cpu")
+        one, other = VoxelBuffers(5000), VoxelBuffers(5000, CPU_MEMORY._replace(may_read=False))
+        for buffers in (one, other):
+            voxelize_into(buffers, given, count, grid)
+        inside, voxels, pillars, patches = other.counts.numpy()
+        assert one.counts.numpy().tolist() == [inside, voxels, pillars, patches]
+        assert inside == np.count_nonzero(grid.inside(points[:count]))
+        for field, length in (("keys", inside), ("order", inside), ("voxel_start", voxels + 1), ("voxel_layer", voxels),
+                              ("pillar_start", pillars + 1), ("pillar_slot", pillars), ("patch_start", patches + 1), ("patch_index", patches)):
+            assert np.array_equal(getattr(one, field).numpy()[:length], getattr(other, field).numpy()[:length]), field
+
+
+@pytest.mark.parametrize("dims", [(16, 32, 48), (32, 16, 16)])
+def test_blocks_of_a_cpu_give_what_the_kernels_of_a_gpu_give(dims: tuple[int, int, int]) -> None:
+    grid, rng, (point, pillar, patch) = Grid(preset("mini")), np.random.default_rng(6), dims
+    layers, slots = grid.voxels_YXZ[2], grid.config.grid.patch_voxels ** 2
+
+    def some(*shape: int) -> np.ndarray:
+        return rng.normal(0.3, 0.5, shape).astype(np.float32)
+
+    weights = PillarWeights(some(3, point), some(3, point), some(point, point), some(3, point), some(point, pillar), some(layers, pillar),
+                            some(2, pillar), some(pillar, pillar), some(3, pillar), some(slots, pillar, patch), some(patch))
+    points = np.concatenate([rng.uniform(-40, 40, (3000, 3)), rng.normal(0, [2, 2, 0.5], (9000, 3))]).astype(np.float32)
+    given, buffers, maps = wp.array(points, dtype=wp.float32, ndim=2, device="cpu"), VoxelBuffers(len(points)), []
+    voxelize_into(buffers, given, len(points), grid)
+    for kind in (PillarBlocks, PillarFeatures):
+        encoder = kind(weights, grid, len(points))
+        out = wp.zeros(grid.patches_HW[0] * grid.patches_HW[1], dtype=encoder.patch_type, device="cpu")
+        encoder(given, buffers, len(points), out)
+        maps.append(out.numpy())
+    assert np.ptp(maps[0], axis=0).min() > 1
+    assert np.abs(maps[0] - maps[1]).max() < 1e-4 * np.abs(maps[1]).max()
 
 
 def test_points_outside_and_not_finite_are_left_out(grid: Grid) -> None:

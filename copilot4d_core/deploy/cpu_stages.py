@@ -21,7 +21,7 @@ from copilot4d_core.deploy.runner import Rendering
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU
-from copilot4d_core.kernels.pillar_features import PillarFeatures
+from copilot4d_core.kernels.pillar_blocks import sparse_encoder
 from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
@@ -45,7 +45,7 @@ class CpuStages:
 
     def _reserve(self, points: int) -> None:
         self._voxels = VoxelBuffers(points)
-        self._pillars = PillarFeatures(self._weights.pillars, self._map.shape[0] * self._map.shape[1], points)
+        self._pillars = sparse_encoder(self._weights.pillars, self.grid, points)
 
     def patch_map(self, points_m: FloatArray) -> FloatArray:
         """Dense patch map before its layer norm, (H, W, C) float32; the next call overwrites it.
@@ -56,9 +56,10 @@ class CpuStages:
         count = len(points_m)
         if count > self._voxels.capacity:
             self._reserve(count)
+        points = _array(points_m[:, :3], wp.float32, 2)
         if count:
-            voxelize_into(self._voxels, _array(points_m[:, :3], wp.float32, 2), count, self.grid)
-        self._pillars(self._voxels, count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
+            voxelize_into(self._voxels, points, count, self.grid)
+        self._pillars(points, self._voxels, count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
         return self._map
 
     def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:

@@ -28,8 +28,8 @@ from copilot4d_core.kernels.dense_layers import (
     upsample_kernel,
 )
 from copilot4d_core.kernels.launch import CPU
-from copilot4d_core.kernels.swin_block import SwinBlock, packed
-from copilot4d_core.kernels.vectors import WIDTH
+from copilot4d_core.kernels.swin_block import SwinBlock
+from copilot4d_core.kernels.vectors import WIDTH, packed
 from copilot4d_core.model_file import Model
 from copilot4d_core.positions import sincos_positions
 

@@ -32,6 +32,7 @@ from copilot4d_core.deploy.tensorrt_engine import TensorrtEngine
 from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
+from copilot4d_core.kernels.pillar_blocks import PillarBlocks, sparse_encoder
 from copilot4d_core.kernels.pillar_features import PillarFeatures
 from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
@@ -49,7 +50,7 @@ class _PointMemory(NamedTuple):
     host: FloatArray
     device: Any
     voxels: VoxelBuffers
-    pillars: PillarFeatures
+    pillars: PillarFeatures | PillarBlocks
     arrays: list[Any]
     """Everything on the device, to give back."""
 
@@ -121,7 +122,7 @@ class TensorrtRunner:
             return arrays[-1]
 
         noted = memory._replace(empty=empty)
-        pillars = PillarFeatures(self._weights.pillars, int(np.prod(self.grid.patches_HW)), points, noted)
+        pillars = sparse_encoder(self._weights.pillars, self.grid, points, noted)
         return _PointMemory(self._session.host((points, 3), np.float32), noted.array((points, 3), wp.float32), VoxelBuffers(points, noted),
                             pillars, arrays)
 
@@ -183,7 +184,7 @@ class TensorrtRunner:
             session.upload(points.device, points.host[:count])
             with session.kernel_scope():
                 voxelize_into(points.voxels, points.device, count, self.grid)
-                points.pillars(points.voxels, count, self._patch_cells)
+                points.pillars(points.device, points.voxels, count, self._patch_cells)
             self._events[1].record(session.stream)
             self._engines["encoder"].enqueue(session.stream)
             session.download(self._host_tokens, self._buffers["tokens"])

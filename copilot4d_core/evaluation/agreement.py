@@ -30,6 +30,7 @@ from copilot4d_core.model_file import Model
 IntGrid = npt.NDArray[np.integer[Any]]
 RAY_STEP = 0.25
 """Of a token, between two places where the tokens that a ray crosses are looked up."""
+JUMP_M = 0.001
 EVERY_RAY = 8
 """Depths are compared on every eighth return of a scan."""
 
@@ -61,6 +62,8 @@ class Agreement(NamedTuple):
     """Compared rays, which cross agreeing tokens only."""
     depth_p99_m: float
     depth_max_m: float
+    jumped: int
+    """Rays whose depths differ by more than `JUMP_M`: tokens beside a ray reach it through the decoder's windows, and a median may jump."""
     is_kept: bool
     """Whether every bar is kept."""
 
@@ -150,16 +153,17 @@ def _agreement(way: Variant, equal: list[float], gap: float, difference_m: Float
     # Few scans have fewer tokens than a bar of 99.99 % can count; a single token is always allowed.
     tokens, p99 = float(np.mean(equal)), float(np.quantile(difference_m, 0.99))
     bars = [tokens >= min(way.least_tokens, 1 - one_token), way.depth_bar_m is None or p99 <= way.depth_bar_m, not way.ties_only or gap <= TIE]
-    return Agreement(way.name, tokens, min(equal), gap, len(difference_m), p99, float(difference_m.max()), all(bars))
+    return Agreement(way.name, tokens, min(equal), gap, len(difference_m), p99, float(difference_m.max()),
+                     int(np.count_nonzero(difference_m > JUMP_M)), all(bars))
 
 
 def print_agreement(results: list[Agreement], model_id: str, scans: int, console: Console | None = None) -> None:
     """Print the table; the last column says whether every bar is kept."""
     table = Table(title=f"{model_id} against torch float32, {scans} scans")
-    for heading in ("variant", "tokens", "worst scan", "largest gap", "rays", "depth p99 (m)", "max (m)", "bars"):
+    for heading in ("variant", "tokens", "worst scan", "largest gap", "rays", "depth p99 (m)", "max (m)", "over 1 mm", "bars"):
         table.add_column(heading, justify="left" if heading in ("variant", "bars") else "right")
     for row in results:
         table.add_row(row.name, f"{row.tokens:.3%}", f"{row.worst_scan:.3%}", f"{row.largest_gap:.1e}", f"{row.rays:,}", f"{row.depth_p99_m:.4f}",
-                      f"{row.depth_max_m:.4f}", "kept" if row.is_kept else "MISSED")
+                      f"{row.depth_max_m:.4f}", f"{row.jumped:,}", "kept" if row.is_kept else "MISSED")
     console = console or Console()
     (console if console.is_terminal else Console(file=console.file, width=120)).print(table)

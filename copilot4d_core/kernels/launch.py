@@ -82,7 +82,7 @@ class Memory(NamedTuple):
 
 CPU_MEMORY = Memory()
 _PARTS_PER_CORE = 8
-"""Rows differ in cost (far rays are longer), and a core that is done early takes the next part."""
+"""Rows differ in cost: far rays are longer."""
 _MIN_ROWS_PER_PART = 256
 _compiled: set[tuple[Any, ...]] = set()
 
@@ -107,7 +107,7 @@ def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str
         inputs: remaining arguments, arrays on `device`.
         device: Warp device name.
         least: rows that are worth a thread of their own.
-        parts_per_core: 1 where all rows cost the same, for each part costs some ten microseconds.
+        parts_per_core: 1 where all rows cost the same, for each part costs some microseconds.
     """
     if rows == 0:
         return
@@ -116,16 +116,22 @@ def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str
         wp.launch(kernel, dim=rows, inputs=[0, *inputs], device=device)
         return
     bounds = [rows * part // parts for part in range(parts + 1)]
+    left = iter(range(parts))  # shared: a core that is done early takes the next part
 
-    def run(part: int) -> None:
-        first, last = bounds[part], bounds[part + 1]
-        wp.launch(kernel, dim=last - first, inputs=[first, *inputs], device=device)
+    def work() -> None:
+        # One command changed for each part: a launch of its own costs four times as much, and holds the other core up.
+        command = wp.launch(kernel, dim=1, inputs=[0, *inputs], device=device, record_cmd=True)
+        for part in left:
+            command.set_param_at_index(0, bounds[part])
+            command.set_dim(bounds[part + 1] - bounds[part])
+            command.launch()
 
     signature = (kernel, *(getattr(value, "dtype", None) for value in inputs))
     if signature not in _compiled:
-        # The first launch compiles; threads that start together would compile the same module twice.
-        for part in range(parts):
-            run(part)
+        work()  # The first launch compiles; threads that start together would compile the same module twice.
         _compiled.add(signature)
-    else:
-        list(_pool().map(run, range(parts)))
+        return
+    helpers = [_pool().submit(work) for _ in range(min(num_cores(), parts) - 1)]
+    work()
+    for helper in helpers:
+        helper.result()

@@ -16,11 +16,10 @@ import numpy as np
 import warp as wp
 
 from copilot4d_core.config import Config
-from copilot4d_core.grid import FloatArray
+from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.vectors import VECTORS, WIDTH
-from copilot4d_core.kernels.voxelize import PATCHES, PILLARS, VOXELS, VoxelBuffers
+from copilot4d_core.kernels.voxelize import PATCHES, PILLARS, VOXELS, VoxelBuffers, offsets_into
 
 _EPS = 1e-5
 _LARGEST = 2047.0
@@ -58,36 +57,6 @@ _POINT_SUM = """
     for (int k = 0; k < DIM; ++k) sum.c[k] = static_cast<float>(total[k]) / 1048576.0f;
     return sum;
 """
-_POINT_SUM_IN_VECTORS = """
-    typedef long long vl __attribute__((ext_vector_type(16)));
-    const float* matrix = reinterpret_cast<const float*>(point_in.data);
-    const float* bias = reinterpret_cast<const float*>(point_vectors.data);
-    wp::vec_t<DIM, float> sum;
-    vl total[DIM / 16];
-    for (int n = 0; n < DIM / 16; ++n) total[n] = (vl)(0);
-    for (int i = begin; i < end; ++i) {
-        const float x = offset.data[3 * i], y = offset.data[3 * i + 1], z = offset.data[3 * i + 2];
-        vf value[DIM / 16], added = (vf)(0.0f), squares = (vf)(0.0f);
-        for (int n = 0; n < DIM / 16; ++n) {
-            value[n] = fma((vf)(x), load(matrix + 16 * n), load(bias + 16 * n));
-            value[n] = fma((vf)(z), load(matrix + 2 * DIM + 16 * n), fma((vf)(y), load(matrix + DIM + 16 * n), value[n]));
-            added += value[n];
-        }
-        const float mean = sum_of(added) / DIM;
-        for (int n = 0; n < DIM / 16; ++n) {
-            value[n] -= mean;
-            squares = fma(value[n], value[n], squares);
-        }
-        const float factor = 1.0f / __builtin_sqrtf(sum_of(squares) / DIM + 1e-5f);
-        for (int n = 0; n < DIM / 16; ++n) {
-            const vf normed = fma(value[n] * factor, load(bias + DIM + 16 * n), load(bias + 2 * DIM + 16 * n));
-            const vf positive = __builtin_elementwise_max(normed, (vf)(0.0f)) * 1048576.0f;
-            total[n] += __builtin_convertvector(__builtin_convertvector(__builtin_elementwise_roundeven(positive), vi), vl);
-        }
-    }
-    for (int k = 0; k < DIM; ++k) sum.c[k] = static_cast<float>(total[k / 16][k % 16]) / 1048576.0f;
-    return sum;
-"""
 
 
 class PillarWeights(NamedTuple):
@@ -117,14 +86,6 @@ class PillarWeights(NamedTuple):
     """(C,)."""
 
 
-def _point_sum(dim: int) -> str:
-    """The sum over points of the first layer, norm and ReLU; on a CPU sixteen channels at a time where they are so many."""
-    scalar = f"const int DIM = {dim};{_POINT_SUM}"
-    if dim % WIDTH:
-        return NATIVE + scalar
-    return f"{NATIVE}\n#if defined(__CUDA_ARCH__)\n{scalar}\n#else\n{VECTORS}constexpr int DIM = {dim};{_POINT_SUM_IN_VECTORS}\n#endif\n"
-
-
 @cache
 def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel, wp.Kernel]:
     point: Any = wp.types.vector(length=point_dim, dtype=wp.float32)
@@ -151,7 +112,7 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
         variance = pillar_total(wp.cw_mul(centred, centred)) / float(wp.static(pillar_dim))
         return wp.cw_mul(centred / wp.sqrt(variance + wp.static(_EPS)), scale) + shift
 
-    @wp.func_native(_point_sum(point_dim))
+    @wp.func_native(f"{NATIVE}const int DIM = {point_dim};{_POINT_SUM}")
     def point_sum(begin: int, end: int, offset: wp.array2d(dtype=wp.float32), point_in: wp.array(dtype=point),
                   point_vectors: wp.array(dtype=point)) -> point:
         ...
@@ -209,6 +170,19 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
     return voxel_kernel, pillar_kernel, patch_kernel, blank_kernel
 
 
+def check_range(weights: PillarWeights) -> None:
+    """Refuse weights that the fixed point of the sums cannot hold.
+
+    Raises:
+        ValueError: a first layer whose values may be too large.
+    """
+    _, scale, shift = weights.point_vectors
+    largest = float((np.abs(scale) * np.sqrt(len(scale)) + np.abs(shift)).max())  # a value after a norm is at most the root of their number
+    if largest > _LARGEST:
+        raise ValueError(f"voxel encoder: expected a norm whose values stay below {_LARGEST:.0f}, these weights may reach {largest:.0f}; "
+                         "train it again")
+
+
 def kernels(config: Config) -> list[wp.Kernel]:
     """The kernels of this file for these settings."""
     return list(_kernels(config.voxel_encoder.dim, config.bev_pooling.dim, config.swin.dims[0]))
@@ -220,22 +194,18 @@ class PillarFeatures:
     Source: CoPilot4D, figure 6: PointNet with sum, pillar pooling with z embedding, 4 x 4 patchify and Linear.
     """
 
-    def __init__(self, weights: PillarWeights, num_patches: int, capacity: int, memory: Memory = CPU_MEMORY) -> None:
+    def __init__(self, weights: PillarWeights, grid: Grid, capacity: int, memory: Memory = CPU_MEMORY) -> None:
         """Put the weights on the device.
 
         Args:
-            num_patches: cells of the patch map.
+            grid: that of the voxels.
             capacity: most points of a scan.
         Raises:
             ValueError: a first layer whose values may be too large for the fixed point of the sums.
         """
-        _, scale, shift = weights.point_vectors
-        largest = float((np.abs(scale) * np.sqrt(len(scale)) + np.abs(shift)).max())  # a value after a norm is at most the root of their number
-        if largest > _LARGEST:
-            raise ValueError(f"voxel encoder: expected a norm whose values stay below {_LARGEST:.0f}, these weights may reach {largest:.0f}; "
-                             "train it again")
+        check_range(weights)
         self.dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
-        self.num_patches, self.device = num_patches, memory.device
+        self._grid, self._device, self._patches = grid, memory.device, grid.patches_HW[0] * grid.patches_HW[1]
         point, pillar, self.patch_type = (wp.types.vector(length=dim, dtype=wp.float32) for dim in self.dims)
         place = memory.place
         self._voxel_weights = [
@@ -245,21 +215,23 @@ class PillarFeatures:
         self._patch_in, self._patch_bias = place(weights.patch_in, self.patch_type, 2), place(weights.patch_bias[None], self.patch_type)
         self._hidden, self._pillars = (memory.array(max(capacity, 1), pillar) for _ in range(2))
 
-    def __call__(self, voxels: VoxelBuffers, count: int, out: Any) -> None:
+    def __call__(self, points: Any, voxels: VoxelBuffers, count: int, out: Any) -> None:
         """Fill the patch map; on a GPU only enqueues.
 
         Args:
-            voxels: filled by `voxelize_into`.
+            points: Warp array (N, 3) float32, metres.
+            voxels: filled by `voxelize_into` with these points.
             count: points of the scan; 0 leaves every cell blank.
             out: Warp array (num_patches,) of vectors; a blank cell gets the bias. The same bits for any order of the points.
         """
         voxel_kernel, pillar_kernel, patch_kernel, blank_kernel = _kernels(*self.dims)
-        launch_rows(blank_kernel, self.num_patches, [self._patch_bias, out], self.device, parts_per_core=1)
+        launch_rows(blank_kernel, self._patches, [self._patch_bias, out], self._device, parts_per_core=1)
         if not count:
             return
+        offsets_into(voxels, points, count, self._grid)
         launch_rows(voxel_kernel, voxels.rows(VOXELS, count), [
-            voxels.offset, voxels.voxel_start, voxels.voxel_layer, *self._voxel_weights, voxels.counts, self._hidden], self.device)
+            voxels.offset, voxels.voxel_start, voxels.voxel_layer, *self._voxel_weights, voxels.counts, self._hidden], self._device)
         launch_rows(pillar_kernel, voxels.rows(PILLARS, count), [
-            self._hidden, voxels.pillar_start, *self._pillar_weights, voxels.counts, self._pillars], self.device)
+            self._hidden, voxels.pillar_start, *self._pillar_weights, voxels.counts, self._pillars], self._device)
         launch_rows(patch_kernel, voxels.rows(PATCHES, count), [
-            self._pillars, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, self._patch_in, voxels.counts, out], self.device)
+            self._pillars, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, self._patch_in, voxels.counts, out], self._device)

@@ -15,7 +15,7 @@ import warp as wp
 
 from copilot4d_core.grid import FloatArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH
+from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
 
 MASKED = -100.0
 """Added to the score of two cells that are neighbours only after the roll, as in training."""
@@ -112,12 +112,6 @@ def _block_kernel(shape: BlockShape) -> wp.Kernel:
         run(first + wp.tid(), rows, columns, shift, map, weights, bias)
 
     return swin_block
-
-
-def packed(matrix_IO: FloatArray) -> FloatArray:
-    """A matrix (in, out) in the order in which `product` reads it: 16 columns after 16 columns, each row by row; flat."""
-    inner, columns = matrix_IO.shape
-    return np.ascontiguousarray(matrix_IO.reshape(inner, columns // WIDTH, WIDTH).swapaxes(0, 1), dtype=np.float32).ravel()
 
 
 def attention_bias(relative_bias: FloatArray, window: int, shifted: bool) -> FloatArray:

@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""Points to occupied voxels: sort by voxel, then mark where voxels, pillars and patch cells begin.
+"""Points to occupied voxels: sort by voxel, then mark where voxels, pillars and patch cells begin. On a CPU see `sort_points.py`.
 
 In: (N, 3) points in metres. Out: index lists of the occupied cells only (an empty voxel contributes nothing to any
 later stage). The sort key counts patch cells first, then pillars inside a patch cell, then layers, so one sort makes
@@ -18,8 +18,9 @@ import warp as wp
 
 from copilot4d_core.grid import FloatArray, Grid, IntArray
 from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.sort_points import sort_points
 
-OUTSIDE = wp.int32(2**31 - 1)
+_OUTSIDE = wp.int32(2**31 - 1)
 """Sort key of a point outside the region: the last."""
 POINTS, VOXELS, PILLARS, PATCHES = range(4)
 """Places in `VoxelBuffers.counts`."""
@@ -54,7 +55,7 @@ def _key_kernel(first: int, points: wp.array2d(dtype=wp.float32), low: wp.vec3, 
     order[i] = i
     inside = x >= low[0] and x < high[0] and y >= low[1] and y < high[1] and z >= low[2] and z < high[2]
     if not inside:
-        keys[i] = wp.static(OUTSIDE)
+        keys[i] = wp.static(_OUTSIDE)
         return
     column = wp.min(int(wp.floor((x - low[0]) / size[0])), voxels[0] - 1)
     row = wp.min(int(wp.floor((y - low[1]) / size[1])), voxels[1] - 1)
@@ -66,11 +67,12 @@ def _key_kernel(first: int, points: wp.array2d(dtype=wp.float32), low: wp.vec3, 
 
 @wp.kernel
 def _offset_kernel(first: int, points: wp.array2d(dtype=wp.float32), low: wp.vec3, size: wp.vec3, voxels: wp.vec3i, patch: int,
-                   keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32), offset: wp.array2d(dtype=wp.float32)):
+                   keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32),
+                   offset: wp.array2d(dtype=wp.float32)):
     i = first + wp.tid()
-    key = keys[i]
-    if key == wp.static(OUTSIDE):
+    if i >= counts[wp.static(POINTS)]:
         return
+    key = keys[i]
     source = order[i]
     layer = key % voxels[2]
     pillar = key // voxels[2]
@@ -95,7 +97,7 @@ def _begin_kernel(first: int, keys: wp.array(dtype=wp.int32), layers: int, slots
     pillar = int(0)
     patch = int(0)
     # Most points share the voxel of the one before; divisions are left to the others.
-    if key != before and key != wp.static(OUTSIDE):
+    if key != before and key != wp.static(_OUTSIDE):
         voxel = 1
         if before < 0 or key // layers != before // layers:
             pillar = 1
@@ -113,7 +115,7 @@ def _list_kernel(first: int, keys: wp.array(dtype=wp.int32), layers: int, slots:
                  patch_index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
     i = first + wp.tid()
     key = keys[i]
-    is_inside = key != wp.static(OUTSIDE)
+    is_inside = key != wp.static(_OUTSIDE)
     # One running sum went through all three lists, so each begins where the one before ended.
     voxel = ranks[i] - 1
     pillar = ranks[count + i] - ranks[count - 1] - 1
@@ -129,7 +131,7 @@ def _list_kernel(first: int, keys: wp.array(dtype=wp.int32), layers: int, slots:
                 patch_index[patch] = key // (layers * slots)
     is_last = is_inside
     if i + 1 < count:
-        is_last = is_inside and keys[i + 1] == wp.static(OUTSIDE)
+        is_last = is_inside and keys[i + 1] == wp.static(_OUTSIDE)
     if is_last or (i == 0 and not is_inside):
         inside = wp.where(is_inside, i + 1, 0)
         voxel_start[voxel + 1] = inside
@@ -156,12 +158,14 @@ class VoxelBuffers:
             return memory.array(length, wp.int32)
 
         self.keys, self.order = integers(2 * capacity), integers(2 * capacity)
-        self.begins, self.ranks = integers(3 * capacity), integers(3 * capacity)
+        if not memory.may_read:
+            self.begins, self.ranks = integers(3 * capacity), integers(3 * capacity)
         self.offset = memory.array((capacity, 3), wp.float32)
         self.voxel_start, self.voxel_layer = integers(capacity + 1), integers(capacity)
         self.pillar_start, self.pillar_slot = integers(capacity + 1), integers(capacity)
         self.patch_start, self.patch_index = integers(capacity + 1), integers(capacity)
         self.counts = integers(4)
+        self.lists = [self.voxel_start, self.voxel_layer, self.pillar_start, self.pillar_slot, self.patch_start, self.patch_index, self.counts]
 
     def rows(self, which: int, count: int) -> int:
         """How many rows a kernel over a list is launched with.
@@ -172,7 +176,7 @@ class VoxelBuffers:
 
 
 def voxelize_into(buffers: VoxelBuffers, points: Any, count: int, grid: Grid) -> None:
-    """Fill the lists of the occupied cells; on a GPU only enqueues.
+    """Fill the lists of the occupied cells, not the offsets; on a GPU only enqueues.
 
     Source: CoPilot4D, figure 6 (voxel size and grid); no cap on points or voxels.
 
@@ -182,19 +186,31 @@ def voxelize_into(buffers: VoxelBuffers, points: Any, count: int, grid: Grid) ->
         grid: shapes and cell sizes.
     Deterministic: the lists do not depend on the order of the points, except the order inside one voxel.
     """
+    if buffers.memory.may_read:
+        sort_points(points, count, grid, buffers.capacity, buffers.keys, buffers.order, buffers.lists)
+        return
     rows, columns, layers = grid.voxels_YXZ
     patch, device = grid.config.grid.patch_voxels, buffers.memory.device
     low, high, size = (wp.vec3(*map(float, v)) for v in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m))
-    shape = wp.vec3i(columns, rows, layers)
     keys, slots = buffers.keys, patch * patch
-    launch_rows(_key_kernel, count, [points, low, high, size, shape, patch, keys, buffers.order], device, parts_per_core=1)
+    launch_rows(_key_kernel, count, [points, low, high, size, wp.vec3i(columns, rows, layers), patch, keys, buffers.order], device, parts_per_core=1)
     wp.utils.radix_sort_pairs(keys, buffers.order, count)
-    launch_rows(_offset_kernel, count, [points, low, size, shape, patch, keys, buffers.order, buffers.offset], device, parts_per_core=1)
     launch_rows(_begin_kernel, count, [keys, layers, slots, count, buffers.begins], device, parts_per_core=1)
     wp.utils.array_scan(buffers.begins[:3 * count], buffers.ranks[:3 * count])
-    launch_rows(_list_kernel, count, [
-        keys, layers, slots, count, buffers.begins, buffers.ranks, buffers.voxel_start, buffers.voxel_layer, buffers.pillar_start,
-        buffers.pillar_slot, buffers.patch_start, buffers.patch_index, buffers.counts], device, parts_per_core=1)
+    launch_rows(_list_kernel, count, [keys, layers, slots, count, buffers.begins, buffers.ranks, *buffers.lists], device, parts_per_core=1)
+
+
+def offsets_into(buffers: VoxelBuffers, points: Any, count: int, grid: Grid) -> None:
+    """Fill the offsets of the points from the centres of their voxels; on a GPU only enqueues.
+
+    Args: those of `voxelize_into`, which was called before.
+    """
+    rows, columns, layers = grid.voxels_YXZ
+    low, size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.voxel_size_m))
+    launch_rows(_offset_kernel, count, [
+        points, low, size, wp.vec3i(columns, rows, layers), grid.config.grid.patch_voxels, buffers.keys, buffers.order, buffers.counts,
+        buffers.offset,
+    ], buffers.memory.device, parts_per_core=1)
 
 
 def voxelize(points_m: FloatArray, grid: Grid) -> Voxels:
@@ -211,6 +227,7 @@ def voxelize(points_m: FloatArray, grid: Grid) -> Voxels:
     if count:
         points: Any = wp.array(np.ascontiguousarray(points_m[:, :3], dtype=np.float32), dtype=wp.float32, ndim=2, device=CPU, copy=False)
         voxelize_into(buffers, points, count, grid)
+        offsets_into(buffers, points, count, grid)
     else:
         for array in (buffers.counts, buffers.voxel_start, buffers.pillar_start, buffers.patch_start):
             array.zero_()
