@@ -94,6 +94,35 @@ def test_both_networks_are_those_of_torch(kind: QuantizerKind) -> None:
     assert np.ptp(wanted_skip) > 0.1
 
 
+@pytest.mark.parametrize("occupied", [0, 1, 3, 40])
+def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) -> None:
+    settings = preset("tiny")
+    settings = replace(settings, grid=replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0))
+    model, rng = lively(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=16))), np.random.default_rng(occupied)
+    grid, encoder = Grid(model.config), EncoderKernels(model)
+    patches = np.tile(model.tensors["patch_embedding.bias"], (*grid.patches_HW, 1)).astype(np.float32)
+    places = rng.integers(0, grid.patches_HW[0] // 3, (occupied, 2))  # in a corner
+    patches[places[:, 0], places[:, 1]] += rng.normal(size=(occupied, patches.shape[2])).astype(np.float32)
+    computed: list[float] = []
+    call = SwinBlock.__call__
+
+    def noted(self: SwinBlock, map_NC: object, windows: np.ndarray | None = None) -> None:
+        computed.append(1.0 if windows is None else float(windows.mean()))
+        call(self, map_NC, windows)
+
+    def everything(self: SwinBlock, occupied_HW: np.ndarray) -> np.ndarray:
+        return np.ones([length // self.window for length in self.shape_HW], dtype=bool)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SwinBlock, "__call__", noted)
+        tokens, latent = encoder(patches), encoder._token_map.numpy().copy()
+        assert max(computed) == 0.0 if occupied == 0 else 0.0 < min(computed) < max(computed) <= 0.5
+        patched.setattr(SwinBlock, "windows", everything)
+        assert np.array_equal(encoder(patches), tokens)
+    assert np.array_equal(encoder._token_map.numpy(), latent)
+    assert computed[-1] == 1.0
+
+
 def test_of_codes_that_tie_the_first_is_chosen() -> None:
     settings = preset("tiny")
     model = lively(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=16)))

@@ -16,7 +16,7 @@ import warp as wp
 from copilot4d_core.code_table import code_table
 from copilot4d_core.config import QuantizerKind
 from copilot4d_core.deploy.runner import TokenArray
-from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.dense_layers import (
     GROUP,
     launch_groups,
@@ -67,8 +67,20 @@ def _blocks(model: Model, name: str, depth: int, stage: int, shape_HW: tuple[int
     return [SwinBlock(model.tensors, f"{name}.{number}", swin.heads[stage], swin.window, number % 2 * shift, shape_HW) for number in range(depth)]
 
 
+def _through(blocks: list[SwinBlock], map_NC: Any, occupied_HW: BoolArray) -> BoolArray:
+    """Change a map in place where it is not that of a scene without any point; returns the cells that it reached."""
+    for block in blocks:
+        windows = block.windows(occupied_HW)
+        block(map_NC, windows)
+        occupied_HW = block.cells(windows)
+    return occupied_HW
+
+
 class EncoderKernels:
-    """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6."""
+    """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6.
+
+    Unusual: what a window without any point becomes is always the same, and is computed once; a third of the windows of a street are such ones.
+    """
 
     def __init__(self, model: Model) -> None:
         """Pack the weights and allocate."""
@@ -91,18 +103,35 @@ class EncoderKernels:
         lengths = 0.5 * np.square(codes.astype(np.float64)).sum(axis=1)
         self._nearest_weights = _flat(tensors["pre_quantizer.0.weight"], tensors["pre_quantizer.0.bias"], tensors["pre_quantizer.2.bias"],
                                       packed(tensors["pre_quantizer.2.weight"].T), -lengths, packed(codes.T))
+        self._occupied: Any = wp.zeros(patches, dtype=wp.int32, device=CPU)
+        self._blank = _flat(tensors["patch_embedding.bias"])
+        self._remember_blank()
+
+    def _remember_blank(self) -> None:
+        blank = np.broadcast_to(self._blank.numpy(), (len(self._map), len(self._blank)))
+        self._begin(wp.array(np.ascontiguousarray(blank), dtype=wp.float32, ndim=2, device=CPU))
+        for block in self._stage1:
+            block.remember_blank(self._map)
+        self._merge_cells()
+        for block in self._stage2:
+            block.remember_blank(self._token_map)
+
+    def _begin(self, patches: Any) -> None:
+        launch_groups(self._start, len(patches), [patches, self._positions, self._start_weights, self._blank, self._occupied, self._map])
+
+    def _merge_cells(self) -> None:
+        launch_groups(self._merge, len(self._token_map) // GROUP, [self._tokens_HW[1], self._map, self._merge_weights, self._token_map])
 
     def __call__(self, patches_HWC: FloatArray) -> TokenArray:
         """(H, W, C) float32 to (H / 2, W / 2) uint16."""
         patches: Any = wp.array(patches_HWC.reshape(-1, patches_HWC.shape[2]), dtype=wp.float32, ndim=2, device=CPU, copy=False)
-        launch_groups(self._start, len(patches), [patches, self._positions, self._start_weights, self._map])
-        for block in self._stage1:
-            block(self._map)
-        groups = len(self._token_map) // GROUP
-        launch_groups(self._merge, groups, [self._tokens_HW[1], self._map, self._merge_weights, self._token_map])
-        for block in self._stage2:
-            block(self._token_map)
-        launch_groups(self._nearest, groups, [self._token_map, self._nearest_weights, self._tokens])
+        self._begin(patches)
+        occupied = np.asarray(self._occupied.numpy(), dtype=bool).reshape(self._patches_HW)
+        occupied = _through(self._stage1, self._map, occupied)
+        self._merge_cells()
+        rows, columns = self._tokens_HW
+        _through(self._stage2, self._token_map, np.asarray(occupied.reshape(rows, 2, columns, 2).any(axis=(1, 3))))
+        launch_groups(self._nearest, len(self._token_map) // GROUP, [self._token_map, self._nearest_weights, self._tokens])
         return np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
 
 

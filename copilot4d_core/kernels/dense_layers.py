@@ -20,6 +20,10 @@ GROUP = 8
 """Cells that one row of a launch works on together."""
 
 _START = """
+    vi different = (vi)(0);
+    for (int j = 0; j < C; j += 16) different |= load(source.data + static_cast<size_t>(cell) * C + j) != load(blank.data + j);
+    occupied.data[cell] = 0;
+    for (int lane = 0; lane < 16; ++lane) occupied.data[cell] |= different[lane] != 0;
     layer_norm(source.data + static_cast<size_t>(cell) * C, weights.data, weights.data + C, C, [&](int j, vf v) {
         store(to.data + static_cast<size_t>(cell) * C + j, v + load(positions.data + static_cast<size_t>(cell) * C + j));
     });
@@ -115,16 +119,16 @@ def _code(body: str, **constants: int) -> str:
 
 @cache
 def start_kernel(channels: int) -> wp.Kernel:
-    """Layer norm of the patch map, and positions added."""
+    """Layer norm of the patch map, and positions added; tells which cells differ from a blank one."""
     @wp.func_native(_code(_START, C=channels))
     def run(cell: int, source: wp.array2d(dtype=wp.float32), positions: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-            to: wp.array2d(dtype=wp.float32)):
+            blank: wp.array(dtype=wp.float32), occupied: wp.array(dtype=wp.int32), to: wp.array2d(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def start(first: int, source: wp.array2d(dtype=wp.float32), positions: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-              to: wp.array2d(dtype=wp.float32)):
-        run(first + wp.tid(), source, positions, weights, to)
+              blank: wp.array(dtype=wp.float32), occupied: wp.array(dtype=wp.int32), to: wp.array2d(dtype=wp.float32)):
+        run(first + wp.tid(), source, positions, weights, blank, occupied, to)
 
     return start
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import FloatArray
+from copilot4d_core.grid import BoolArray, FloatArray, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
 
@@ -46,6 +46,11 @@ _BLOCK = """
     for (int t = 0; t < T; ++t) {
         const int y = (window_y * SIDE + t / SIDE + shift) % rows, x = (window_x * SIDE + t % SIDE + shift) % columns;
         cell[t] = map.data + (static_cast<size_t>(y) * columns + x) * C;
+    }
+    if (!active.data[window]) {
+        for (int t = 0; t < T; ++t)
+            for (int j = 0; j < C; j += 16) store(cell[t] + j, load(blank.data + (cell[t] - map.data) + j));
+        return;
     }
     float normed[T * C], qkv[T * 3 * C], keys[D * T], merged[T * C], hidden[T * M];
     for (int t = 0; t < T; ++t) layer_norm(cell[t], scale1, shift1, C, [&](int j, vf v) { store(normed + t * C + j, v); });
@@ -103,13 +108,13 @@ def _block_kernel(shape: BlockShape) -> wp.Kernel:
 
     @wp.func_native(code)
     def run(window: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-            bias: wp.array2d(dtype=wp.float32)):
+            bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def swin_block(first: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-                   bias: wp.array2d(dtype=wp.float32)):
-        run(first + wp.tid(), rows, columns, shift, map, weights, bias)
+                   bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32)):
+        run(first + wp.tid(), rows, columns, shift, map, weights, bias, active, blank)
 
     return swin_block
 
@@ -156,7 +161,32 @@ class SwinBlock:
         self._weights: Any = wp.array(np.concatenate(flat).astype(np.float32), dtype=wp.float32, device=CPU)
         self._bias: Any = wp.array(attention_bias(tensor("relative_bias"), window, shift > 0), dtype=wp.float32, ndim=2, device=CPU)
 
-    def __call__(self, map_NC: Any) -> None:
-        """Change a map in place: Warp array (H * W, C) float32, row-major."""
-        rows, columns = self.shape_HW
-        launch_rows(self.kernel, rows * columns // self.window**2, [rows, columns, self.shift, map_NC, self._weights, self._bias], least=4)
+        self._active_values: IntArray = np.ones(shape_HW[0] * shape_HW[1] // window**2, dtype=np.int32)
+        self._active: Any = wp.array(self._active_values, dtype=wp.int32, device=CPU, copy=False)
+        self._blank: Any = wp.empty((0, dim), dtype=wp.float32, device=CPU)
+
+    def remember_blank(self, map_NC: Any) -> None:
+        """Change the map of a scene without any point in place, and keep the result for the windows of other scenes that hold none."""
+        self(map_NC)
+        self._blank = wp.clone(map_NC)
+
+    def windows(self, occupied_HW: BoolArray) -> BoolArray:
+        """Which windows hold an occupied cell, (H / side, W / side)."""
+        (rows, columns), side = self.shape_HW, self.window
+        rolled = np.roll(occupied_HW, (-self.shift, -self.shift), axis=(0, 1))
+        return np.asarray(rolled.reshape(rows // side, side, columns // side, side).any(axis=(1, 3)))
+
+    def cells(self, windows: BoolArray) -> BoolArray:
+        """Which cells lie in these windows, (H, W)."""
+        return np.roll(windows.repeat(self.window, axis=0).repeat(self.window, axis=1), (self.shift, self.shift), axis=(0, 1))
+
+    def __call__(self, map_NC: Any, windows: BoolArray | None = None) -> None:
+        """Change a map in place.
+
+        Args:
+            map_NC: Warp array (H * W, C) float32, row-major.
+            windows: which are computed, (H / side, W / side); the others get what `remember_blank` kept. None: all.
+        """
+        self._active_values[:] = 1 if windows is None else windows.ravel()
+        launch_rows(self.kernel, len(self._active_values), [
+            *self.shape_HW, self.shift, map_NC, self._weights, self._bias, self._active, self._blank], least=4)
