@@ -127,7 +127,8 @@ class Keeping(train.TrainingModule):
     def on_train_end(self):
         save_checkpoint(train.Path(sys.argv[-1]) / f"rank{self.global_rank}.safetensors", self)
 train.TrainingModule = Keeping
-sys.exit(cli.main(sys.argv[1:]))
+if __name__ == "__main__":  # the processes that make examples import this file, too
+    sys.exit(cli.main(sys.argv[1:]))
 """
 
 

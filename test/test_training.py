@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_kinds import KINDS
-from torch.utils.data import DataLoader
 
 from copilot4d_core.cli import main
 from copilot4d_core.config import Config, preset
@@ -30,7 +29,8 @@ from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import start_from
-from copilot4d_core.training.examples import Example, Examples
+from copilot4d_core.training.examples import Examples
+from copilot4d_core.training.run_data import example_loader
 from copilot4d_core.training.train import train
 from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor, parameter_groups
 
@@ -97,8 +97,8 @@ def test_the_simulated_share_keeps_finding_its_own_beams(drive: Path) -> None:
 def test_workers_make_the_examples_of_one_process(drive: Path, workers: int) -> None:
     examples = Examples(settings(6), [drive], None)
     examples.sources[0][0]  # open in this process, as for the pictures of a run
-    loader: DataLoader[Example] = DataLoader(examples, batch_size=2, collate_fn=list, num_workers=workers, generator=torch.Generator())
-    made = [example for batch in loader for example in batch]
+    batches = [[2 * number, 2 * number + 1] for number in range(len(examples) // 2)]
+    made = [example for batch in example_loader(examples, batches, workers) for example in batch]
     assert len(made) == len(examples) == 6 * settings(6).training.batch_scans
     for number, theirs in enumerate(made):
         assert all(np.array_equal(one, other) for one, other in zip(Examples(settings(6), [drive], None)[number], theirs, strict=True))
@@ -152,9 +152,8 @@ def test_argoverse_examples_come_from_both_sensors(lidar_data: Path, tmp_path: P
 
     real_log(lidar_data, tmp_path / "train" / "log")
     examples = Examples(settings(2), [tmp_path / "train"], None)
-    examples.sources[0][0]  # pyarrow is loaded before the workers are forked
-    loader: DataLoader[Example] = DataLoader(examples, batch_size=1, collate_fn=list, num_workers=2, generator=torch.Generator())
-    made = [example for batch in loader for example in batch]
+    examples.sources[0][0]  # open in this process, as for the pictures of a run
+    made = [example for batch in example_loader(examples, [[number] for number in range(len(examples))], 2) for example in batch]
     assert len(made) == len(examples)
     for example in made:
         origins = np.unique(example.origin_R3[example.returned_R], axis=0)

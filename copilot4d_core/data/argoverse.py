@@ -75,7 +75,7 @@ def _columns(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
         raise ValueError(f'{path}: expected the package pyarrow, which reads Feather files, it is not installed; `pip install "{PYARROW}"`') from None
     try:
         with OSFile(str(path)) as file:
-            # No threads: a process that was forked from one with threads must not wait for them.
+            # No threads: training reads with several processes, which would take each other's cores.
             table = ipc.open_file(file, options=ipc.IpcReadOptions(use_threads=False)).read_all()
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: expected a whole Feather file (version 2), got: {error}") from error

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import lightning
@@ -74,13 +75,24 @@ class RunData(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Example]:
         assert self.trainer is not None
         batches = RankBatches(self.config.training, self.first_step, self.trainer.global_rank, self.trainer.world_size)
-        # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
-        return DataLoader(self.examples, batch_sampler=batches, collate_fn=list, num_workers=self.workers, prefetch_factor=4,
-                          generator=torch.Generator())
+        return example_loader(self.examples, batches, self.workers)
 
     @property
     def _simulated(self) -> Path:
         return self.out / "simulated"
+
+
+def example_loader(examples: Examples, batches: Iterable[list[int]], workers: int) -> DataLoader[Example]:
+    """Batches made by processes that start from a server without threads.
+
+    A process forked from this one can hang before its first line: the threads of torch.distributed hold locks of Python at any moment, and nobody
+    in the child gives them back.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["copilot4d_core.training.examples"])
+    # Own generator: the loader must not draw from the global one, whose state belongs to the checkpoint.
+    return DataLoader(examples, batch_sampler=batches, collate_fn=list, num_workers=workers, prefetch_factor=4, generator=torch.Generator(),
+                      multiprocessing_context=context)
 
 
 def _write_simulated_bag(path: Path, seed: int) -> None:
