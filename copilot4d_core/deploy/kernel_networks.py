@@ -79,7 +79,7 @@ def _through(blocks: list[SwinBlock], map_NC: Any, occupied_HW: BoolArray) -> Bo
 class EncoderKernels:
     """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6.
 
-    Unusual: what a window without any point becomes is always the same, and is computed once; a third of the windows of a street are such ones.
+    Unusual: what a window without any point becomes is always the same, and is computed once; of a street about a quarter are such.
     """
 
     def __init__(self, model: Model) -> None:

@@ -172,7 +172,7 @@ class PillarBlocks:
         self.patch_type = wp.types.vector(length=patch_dim, dtype=wp.float32)
         self._kernels = _kernels(*dims, len(weights.layer_table), grid.config.grid.patch_voxels)
         self._low, self._size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.voxel_size_m))
-        self._width, self._patches = grid.patches_HW[1], grid.patches_HW[0] * grid.patches_HW[1]
+        self._width = grid.patches_HW[1]
         point_in = np.vstack([weights.point_in, weights.point_vectors[:1]]).astype(np.float64)
         parts = [[point_in - point_in.mean(axis=1, keepdims=True), weights.point_vectors[1:], packed(weights.point_out), weights.voxel_vectors,
                   packed(weights.layer_in), weights.layer_table, weights.layer_vectors, np.zeros(max(point_dim, pillar_dim))],

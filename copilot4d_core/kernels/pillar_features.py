@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""Occupied voxels to the patch map in three passes (inference): points, pillars, patch cells.
+"""Occupied voxels to the patch map in three passes (inference): points, pillars, patch cells. On a CPU see `pillar_blocks.py`.
 
 In: `Voxels` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
 Nothing but the launches happens on the host: on a GPU a scan is one sequence of kernels without a wait.
