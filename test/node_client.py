@@ -23,6 +23,7 @@ from copilot4d_ros import qos
 from copilot4d_ros.messages import byte_array, stamp_ns
 
 DEADLINE_S = 60.0
+ASK_AGAIN_S = 5.0
 MESSAGES_A_FRAME = 16  # a node with every view watched answers a cloud with a dozen
 
 
@@ -136,13 +137,22 @@ class NodeClient(Node):
         return list(self.ask(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names)).descriptors)
 
     def ask(self, kind: Any, service: str, request: Any) -> Any:
-        """Answer of a service of the node."""
+        """Answer of a service of the node, which may be asked twice: a server that has not found our reader yet drops its answer."""
         asked = self.create_client(kind, f"{self.target}/{service}")
         assert asked.wait_for_service(DEADLINE_S)
-        future = asked.call_async(request)
-        self.wait(future.done, f"an answer of {service}")
+        futures: list[Any] = []
+        due_s = 0.0
+
+        def answered() -> bool:
+            nonlocal due_s
+            if time.monotonic() >= due_s:
+                futures.append(asked.call_async(request))
+                due_s = time.monotonic() + ASK_AGAIN_S
+            return any(future.done() for future in futures)
+
+        self.wait(answered, f"an answer of {service}")
         self.destroy_client(asked)
-        return future.result()
+        return next(future for future in futures if future.done()).result()
 
     def _keep(self, where: dict[int, Any], message: Any) -> None:
         where[stamp_ns(message.header)] = message

@@ -116,6 +116,7 @@ def test_what_is_odd_about_a_readable_cloud_is_said_once(client: NodeClient, log
         client.wait(lambda stamp=stamp: stamp in client.tokens, "tokens")
     client.wait(lambda: "row_step is 0: read as width * point_step" in client.diagnostics.get("layout_notes", ""), "the notes")
     assert "is_bigendian is true" in client.diagnostics["layout_notes"]
+    client.wait(lambda: "row_step is 0" in log.read_text(), "the notes in the log, which come after those in the diagnostics")
     assert log.read_text().count("is_bigendian is true") == log.read_text().count("row_step is 0") == 1
 
 
