@@ -69,6 +69,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings that differ from the preset")
     parser.add_argument("--steps", type=int, metavar="N", help="training steps in place of the preset's")
     parser.add_argument("--simulate", type=int, default=0, metavar="PERCENT", help="share of simulated scans (default 0)")
+    parser.add_argument("--simulate-sensors", nargs="+", default=[], metavar="NAME", help="sensors that are simulated: hdl64, hdl32, vlp16 or "
+                        "os1_64 (default: each drive draws one)")
     parser.add_argument("--topic", help="PointCloud2 topic, in every bag among the data")
     parser.add_argument("--sensor", metavar="NAME", help="which recorded --data: a sensor, such as hdl64e, or the path of a "
                         "sensor file (default: found scan by scan)")
@@ -148,8 +150,8 @@ def _train(parsed: argparse.Namespace) -> None:
     from copilot4d_core.training.train import train
 
     out = parsed.out or Path("runs") / parsed.data[0].absolute().stem
-    train(config, parsed.data, out, resume=parsed.resume, topic=parsed.topic, simulate=parsed.simulate, start=parsed.start,
-          workers=parsed.workers, bf16=parsed.precision == "bf16", sensor=sensor)
+    train(config, parsed.data, out, resume=parsed.resume, topic=parsed.topic, simulate=parsed.simulate,
+          simulate_sensors=parsed.simulate_sensors, start=parsed.start, workers=parsed.workers, bf16=parsed.precision == "bf16", sensor=sensor)
     print(f"{out / 'weights.safetensors'}: {config.training.steps} steps")
 
 

@@ -260,11 +260,11 @@ class TestTrain:
 
     def test_arguments_arrive(self, calls: Calls) -> None:
         assert main(["train", "--preset", "tiny", "--data", "scans", "--out", "runs/a", "--resume", "--topic", "/x",
-                     "--steps", "7", "--simulate", "20", "--workers", "3", "--precision", "bf16"]) == 0
+                     "--steps", "7", "--simulate", "20", "--simulate-sensors", "vlp16", "hdl64", "--workers", "3", "--precision", "bf16"]) == 0
         (config, options), = calls
         assert (config.name, config.training.steps) == ("tiny", 7)
-        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20, "start": None,
-                           "sensor": None, "workers": 3, "bf16": True}
+        assert options == {"data": [Path("scans")], "out": Path("runs/a"), "resume": True, "topic": "/x", "simulate": 20,
+                           "simulate_sensors": ["vlp16", "hdl64"], "start": None, "sensor": None, "workers": 3, "bf16": True}
 
     def test_run_is_named_after_the_data(self, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
         Path("my.mcap").touch()

@@ -21,6 +21,7 @@ from copilot4d_core.data.scan import Scan
 from copilot4d_core.data.sensor_file import sensor_file
 from copilot4d_core.data.sensor_fit import fit_sensor
 from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.data.sources import open_scans
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.deploy.torch_runner import torch_runner
 from copilot4d_core.grid import Grid
@@ -30,7 +31,7 @@ from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import start_from
 from copilot4d_core.training.examples import Examples
-from copilot4d_core.training.run_data import example_loader
+from copilot4d_core.training.run_data import RunData, Simulated, example_loader
 from copilot4d_core.training.train import train
 from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor, parameter_groups
 
@@ -91,6 +92,23 @@ def test_beams_of_the_given_sensor_teach_where_nothing_is(drive: Path) -> None:
 def test_the_simulated_share_keeps_finding_its_own_beams(drive: Path) -> None:
     sensor = sensor_file("vlp16")
     assert Examples(settings(20), [drive], None, drive, 0.5, sensor=sensor).sensors == [sensor, None]
+
+
+def test_the_simulator_takes_the_sensors_that_are_named(drive: Path, tmp_path: Path) -> None:
+    data = RunData(settings(20), [drive], None, tmp_path / "run", Simulated(50, ("vlp16",)), 0)
+    data.prepare_data()
+    scans = open_scans(tmp_path / "run" / "simulated")
+    highest = [np.degrees(np.arctan2(scan.points_m[:, 2], np.hypot(*scan.points_m[:, :2].T))).max() for scan in scans]
+    assert len(highest) == 96
+    assert 14 < np.median(highest) < 16, "the VLP-16 looks 15 degrees up, an HDL-64E 2, an HDL-32E 11"
+
+
+@pytest.mark.parametrize(("simulated", "said"), [
+    (Simulated(50, ("vlp17", "hdl64")), "expected some of hdl64, hdl32, vlp16, os1_64, got vlp17"),
+    (Simulated(0, ("vlp16",)), "expected a share of simulated scans beside it, got none; pass --simulate PERCENT")])
+def test_wrong_simulated_sensors_are_refused(drive: Path, tmp_path: Path, simulated: Simulated, said: str) -> None:
+    with pytest.raises(ValueError, match="--simulate-sensors: " + said):
+        RunData(settings(20), [drive], None, tmp_path / "run", simulated, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

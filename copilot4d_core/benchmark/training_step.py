@@ -29,6 +29,7 @@ from copilot4d_core.data.simulator import write_demo_bag
 from copilot4d_core.grid import BoolArray, FloatArray
 from copilot4d_core.model_file import read_model
 from copilot4d_core.tokenizer.neural_feature_grid import RenderedRays
+from copilot4d_core.tokenizer.swin_transformer import SwinBlock
 from copilot4d_core.tokenizer.tokenizer import Decoded, Tokenizer
 from copilot4d_core.tokenizer.weights_file import tokenizer_from_model
 from copilot4d_core.training.examples import Example, Examples
@@ -78,6 +79,9 @@ def training_module(weights: Path, is_plain: bool) -> TrainingModule:
     settings = module.config.training
     if is_plain:
         module.tokenizer = PlainTokenizer(module.config)
+        for block in module.tokenizer.modules():
+            if isinstance(block, SwinBlock):
+                block.trains_in_kernels = False
         groups = parameter_groups(module.tokenizer, settings.weight_decay)
         module.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
     module.tokenizer.load_state_dict(tokenizer_from_model(model).state_dict())

@@ -30,6 +30,34 @@ class BlockShape(NamedTuple):
     """Of the MLP."""
     window: int
 
+    def query_scale(self) -> FloatArray:
+        """What attention multiplies the rows of query, key and value with, (3 * dim,)."""
+        return np.repeat(np.array([(self.dim // self.heads) ** -0.5, 1, 1], dtype=np.float32), self.dim)
+
+
+LABELS = ("norm1.weight", "norm1.bias", "qkv.weight", "qkv.bias", "projection.weight", "projection.bias", "norm2.weight", "norm2.bias",
+          "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias", "relative_bias")
+"""Names of a block's tensors in a model, in the order of `BlockWeights`."""
+
+
+class BlockWeights(NamedTuple):
+    """The weights of a block, or their gradients; matrices (out, in) as torch has them."""
+
+    norm1_weight: FloatArray
+    norm1_bias: FloatArray
+    qkv_weight: FloatArray
+    qkv_bias: FloatArray
+    projection_weight: FloatArray
+    projection_bias: FloatArray
+    norm2_weight: FloatArray
+    norm2_bias: FloatArray
+    in_weight: FloatArray
+    in_bias: FloatArray
+    out_weight: FloatArray
+    out_bias: FloatArray
+    relative_bias: FloatArray
+    """((2 * window - 1)^2, heads)."""
+
 
 _BLOCK = """
     constexpr int D = C / HEADS, T = SIDE * SIDE;
@@ -119,17 +147,38 @@ def _block_kernel(shape: BlockShape) -> wp.Kernel:
     return swin_block
 
 
+def relative_place(window: int) -> IntArray:
+    """Row of the relative bias for each pair of cells of a window, (T, T)."""
+    row, column = np.divmod(np.arange(window * window), window)
+    return np.asarray((row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1)
+
+
 def attention_bias(relative_bias: FloatArray, window: int, shifted: bool) -> FloatArray:
     """Relative bias and shift mask, (1 or 4 kinds of windows, heads * T * T) float32: inner, last column, last row, corner."""
-    place = np.arange(window * window)
-    row, column = place // window, place % window
-    offset = (row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1
-    bias = relative_bias[offset].transpose(2, 0, 1)
-    masks = np.zeros((1, *offset.shape))
+    bias = relative_bias[relative_place(window)].transpose(2, 0, 1)
+    masks = np.zeros((1, *bias.shape[1:]))
     if shifted:
-        beyond = [(axis[:, None] >= window - window // 2) != (axis >= window - window // 2) for axis in (row, column)]
+        places = np.divmod(np.arange(window * window), window)
+        beyond = [(axis[:, None] >= window - window // 2) != (axis >= window - window // 2) for axis in places]
         masks = np.stack([MASKED * ((beyond[0] & bool(kind & 2)) | (beyond[1] & bool(kind & 1))) for kind in range(4)])
     return np.ascontiguousarray((bias + masks[:, None]).reshape(len(masks), -1), dtype=np.float32)
+
+
+def forward_weights(weights: BlockWeights, shape: BlockShape) -> FloatArray:
+    """The weights but for the relative bias, in the order in which a block reads them; flat."""
+    scale = shape.query_scale()
+    flat = [weights.norm1_weight, weights.norm1_bias, weights.qkv_bias * scale, packed(weights.qkv_weight.T * scale), weights.projection_bias,
+            packed(weights.projection_weight.T), weights.norm2_weight, weights.norm2_bias, weights.in_bias, packed(weights.in_weight.T),
+            weights.out_bias, packed(weights.out_weight.T)]
+    return np.concatenate(flat).astype(np.float32)
+
+
+def misfit(shape: BlockShape) -> str:
+    """Which number is no multiple of `WIDTH`, so that there is no code for such a block; empty: none."""
+    for what, number in (("channels", shape.dim), ("hidden channels", shape.hidden), ("cells of a window", shape.window**2)):
+        if number % WIDTH:
+            return f"expected {what} in multiples of {WIDTH}, got {number}"
+    return ""
 
 
 class SwinBlock:
@@ -145,21 +194,15 @@ class SwinBlock:
         Raises:
             ValueError: numbers of channels or cells that are no multiples of `WIDTH`.
         """
-        def tensor(label: str) -> FloatArray:
-            return tensors[f"{name}.{label}"]
-
-        hidden, dim = tensor("mlp.0.weight").shape
-        for what, number in (("channels", dim), ("hidden channels", hidden), ("cells of a window", window * window)):
-            if number % WIDTH:
-                raise ValueError(f"{name}: expected {what} in multiples of {WIDTH}, got {number}; use the onnx runner")
+        weights = BlockWeights(*(tensors[f"{name}.{label}"] for label in LABELS))
+        hidden, dim = weights.in_weight.shape
+        shape = BlockShape(dim, heads, hidden, window)
+        if misfit(shape):
+            raise ValueError(f"{name}: {misfit(shape)}; use the onnx runner")
         self.shape_HW, self.window, self.shift = shape_HW, window, shift
-        self.kernel = _block_kernel(BlockShape(dim, heads, hidden, window))
-        scale = np.repeat(np.float32([(dim // heads) ** -0.5, 1, 1]), dim)  # of the queries, as in attention
-        flat = [tensor("norm1.weight"), tensor("norm1.bias"), tensor("qkv.bias") * scale, packed(tensor("qkv.weight").T * scale),
-                tensor("projection.bias"), packed(tensor("projection.weight").T), tensor("norm2.weight"), tensor("norm2.bias"),
-                tensor("mlp.0.bias"), packed(tensor("mlp.0.weight").T), tensor("mlp.2.bias"), packed(tensor("mlp.2.weight").T)]
-        self._weights: Any = wp.array(np.concatenate(flat).astype(np.float32), dtype=wp.float32, device=CPU)
-        self._bias: Any = wp.array(attention_bias(tensor("relative_bias"), window, shift > 0), dtype=wp.float32, ndim=2, device=CPU)
+        self.kernel = _block_kernel(shape)
+        self._weights: Any = wp.array(forward_weights(weights, shape), dtype=wp.float32, device=CPU)
+        self._bias: Any = wp.array(attention_bias(weights.relative_bias, window, shift > 0), dtype=wp.float32, ndim=2, device=CPU)
 
         self._active_values: IntArray = np.ones(shape_HW[0] * shape_HW[1] // window**2, dtype=np.int32)
         self._active: Any = wp.array(self._active_values, dtype=wp.int32, device=CPU, copy=False)
@@ -190,3 +233,18 @@ class SwinBlock:
         self._active_values[:] = 1 if windows is None else windows.ravel()
         launch_rows(self.kernel, len(self._active_values), [
             *self.shape_HW, self.shift, map_NC, self._weights, self._bias, self._active, self._blank], least=4)
+
+
+def swin_block(map_HWC: FloatArray, weights: BlockWeights, shape: BlockShape, shift: int) -> FloatArray:
+    """What a block makes of a map, with weights that are new each time, as in training.
+
+    Args:
+        map_HWC: float32.
+        shift: of the windows, 0 or half a window.
+    """
+    rows, columns, dim = map_HWC.shape
+    tensors = dict(zip((f"block.{label}" for label in LABELS), weights, strict=True))
+    block = SwinBlock(tensors, "block", shape.heads, shape.window, shift, (rows, columns))
+    out = np.array(map_HWC, dtype=np.float32, order="C")
+    block(wp.array(out.reshape(-1, dim), dtype=wp.float32, ndim=2, device=CPU, copy=False))
+    return out

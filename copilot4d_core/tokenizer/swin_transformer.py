@@ -9,10 +9,16 @@ constant per block, which is also what an exported graph wants.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
+
+from copilot4d_core.kernels.swin_block import LABELS, BlockShape, BlockWeights, misfit, swin_block
+from copilot4d_core.kernels.swin_block_gradient import swin_block_gradient
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:
@@ -56,12 +62,35 @@ def _unwindow(windows_NTC: Tensor, window: int, height: int, width: int) -> Tens
     return tiled.permute(0, 2, 1, 3, 4).reshape(height, width, -1)
 
 
+class _InKernels(Function):
+    """A whole block as one node of the graph, which keeps nothing but its input."""
+
+    @staticmethod
+    def forward(ctx: Any, map_HWC: Tensor, shape: BlockShape, shift: int, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(map_HWC, *weights)
+        ctx.shape, ctx.shift = shape, shift
+        return torch.from_numpy(swin_block(map_HWC.detach().numpy(), _values(weights), shape, shift))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        map_HWC, *weights = ctx.saved_tensors
+        out = swin_block_gradient(map_HWC.detach().numpy(), gradients[0].numpy(), _values(weights), ctx.shape, ctx.shift)
+        return torch.from_numpy(out.map_HWC), None, None, *map(torch.from_numpy, out.weights)
+
+
+def _values(weights: Sequence[Tensor]) -> BlockWeights:
+    return BlockWeights(*(weight.detach().numpy() for weight in weights))
+
+
 class SwinBlock(nn.Module):
     """Window attention and MLP, pre-norm; every second block shifts the windows by half.
 
-    Source: Swin Transformer (Liu et al. 2021).
+    Source: Swin Transformer (Liu et al. 2021). Unusual: training in float32 on a CPU runs a block as two kernels, forward and backward;
+    everything else, and what is exported, runs it layer by layer.
     """
 
+    trains_in_kernels = True
+    """Off for the plain step that the benchmark compares with."""
     shift_mask: Tensor
     relative_index: Tensor
 
@@ -73,6 +102,7 @@ class SwinBlock(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.projection = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         hidden = int(dim * mlp_ratio)
+        self.shape = BlockShape(dim, heads, hidden, window)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.relative_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_bias, std=0.02)
@@ -86,6 +116,19 @@ class SwinBlock(nn.Module):
         return bias[None] + self.shift_mask[:, None]
 
     def forward(self, map_HWC: Tensor) -> Tensor:
+        """(H, W, dim) to the same shape."""
+        if self._has_kernels(map_HWC):
+            out: Tensor = _InKernels.apply(  # type: ignore[no-untyped-call]
+                map_HWC, self.shape, self.shift, *(self.get_parameter(label) for label in LABELS))
+            return out
+        return self.layer_by_layer(map_HWC)
+
+    def _has_kernels(self, map_HWC: Tensor) -> bool:
+        return (self.training and self.trains_in_kernels and map_HWC.device.type == "cpu" and map_HWC.dtype == torch.float32
+                and not torch.is_autocast_enabled("cpu") and not misfit(self.shape))
+
+    def layer_by_layer(self, map_HWC: Tensor) -> Tensor:
+        """As `forward`, in torch's own operations."""
         height, width, _ = map_HWC.shape
         normed = self.norm1(map_HWC)
         if self.shift:

@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning
 import torch
@@ -16,11 +17,20 @@ from torch.utils.data import DataLoader, Sampler
 from copilot4d_core.config import Config, TrainingConfig
 from copilot4d_core.data.bag import write_cloud_bag
 from copilot4d_core.data.sensors import BeamPattern
-from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.data.simulator import SENSORS, simulate_drive
 from copilot4d_core.training.examples import Example, Examples
 
 SIMULATED_DRIVES, SCANS_PER_DRIVE = 48, 2
 SCAN_PERIOD_NS = 100_000_000
+
+
+class Simulated(NamedTuple):
+    """What the simulator adds to the sources."""
+
+    percent: int = 0
+    """Of the examples."""
+    sensors: tuple[str, ...] = ()
+    """One a drive in turn; empty: each drive draws one of all."""
 
 
 class RankBatches(Sampler[list[int]]):
@@ -55,22 +65,31 @@ class RunData(lightning.LightningDataModule):
 
     examples: Examples
 
-    def __init__(self, config: Config, paths: list[Path], topic: str | None, out: Path, simulate: int, first_step: int,
+    def __init__(self, config: Config, paths: list[Path], topic: str | None, out: Path, simulated: Simulated, first_step: int,
                  sensor: BeamPattern | None = None, workers: int = 1) -> None:
-        """Remember what to open; see `train` for the arguments. The ranks share the folder `out`."""
+        """Remember what to open; see `train` for the arguments. The ranks share the folder `out`.
+
+        Raises:
+            ValueError: unknown simulated sensors, or such without a share of simulated scans.
+        """
+        unknown = [name for name in simulated.sensors if name not in SENSORS]
+        if unknown:
+            raise ValueError(f"--simulate-sensors: expected some of {', '.join(SENSORS)}, got {', '.join(unknown)}")
+        if simulated.sensors and not simulated.percent:
+            raise ValueError("--simulate-sensors: expected a share of simulated scans beside it, got none; pass --simulate PERCENT")
         super().__init__()
         self.prepare_data_per_node = False
-        self.config, self.paths, self.topic, self.out, self.simulate = config, paths, topic, out, simulate
+        self.config, self.paths, self.topic, self.out, self.simulated = config, paths, topic, out, simulated
         self.first_step, self.sensor, self.workers = first_step, sensor, workers
 
     def prepare_data(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.simulate:
-            _write_simulated_bag(self._simulated, self.config.training.seed)
+        if self.simulated.percent:
+            _write_simulated_bag(self._simulated, self.config.training.seed, self.simulated.sensors)
 
     def setup(self, stage: str) -> None:
-        self.examples = Examples(self.config, self.paths, self.topic, self._simulated if self.simulate else None, self.simulate / 100,
-                                 self.sensor)
+        self.examples = Examples(self.config, self.paths, self.topic, self._simulated if self.simulated.percent else None,
+                                 self.simulated.percent / 100, self.sensor)
 
     def train_dataloader(self) -> DataLoader[Example]:
         assert self.trainer is not None
@@ -95,11 +114,12 @@ def example_loader(examples: Examples, batches: Iterable[list[int]], workers: in
                       multiprocessing_context=context)
 
 
-def _write_simulated_bag(path: Path, seed: int) -> None:
+def _write_simulated_bag(path: Path, seed: int, sensors: tuple[str, ...]) -> None:
     """Bag of simulated scans from many short drives; written once."""
     if (path / "metadata.yaml").exists():
         return
     shutil.rmtree(path, ignore_errors=True)  # what an interrupted start left
-    drives = (simulate_drive(seed * SIMULATED_DRIVES + drive, SCANS_PER_DRIVE) for drive in range(SIMULATED_DRIVES))
+    names = sensors or (None,)
+    drives = (simulate_drive(seed * SIMULATED_DRIVES + drive, SCANS_PER_DRIVE, names[drive % len(names)]) for drive in range(SIMULATED_DRIVES))
     scans = (scan for drive in drives for scan in drive)
     write_cloud_bag(path, "/points", (scan._replace(stamp_ns=i * SCAN_PERIOD_NS) for i, scan in enumerate(scans)))

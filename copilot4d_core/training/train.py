@@ -25,7 +25,7 @@ from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint, start_from
 from copilot4d_core.training.launched import launched
 from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
-from copilot4d_core.training.run_data import RunData
+from copilot4d_core.training.run_data import RunData, Simulated
 from copilot4d_core.training.training_log import TrainingLog
 from copilot4d_core.training.training_module import TrainingModule
 
@@ -74,7 +74,7 @@ class AtomicCheckpoints(Callback):
 
 
 def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, topic: str | None = None, simulate: int = 0,
-          start: Path | None = None, sensor: BeamPattern | None = None, bf16: bool = False, workers: int = 1,
+          simulate_sensors: Sequence[str] = (), start: Path | None = None, sensor: BeamPattern | None = None, bf16: bool = False, workers: int = 1,
           callbacks: Sequence[Callback] = ()) -> None:
     """Train a tokenizer and write checkpoints, weights, settings and logs below `out`.
 
@@ -87,13 +87,14 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         resume: go on from `out/checkpoint.safetensors`; where there is none yet, the run starts.
         topic: topic of the bags.
         simulate: share of the examples that come from the LiDAR simulator, percent.
+        simulate_sensors: names of the simulator's sensors, one a drive in turn; empty: each drive draws one of all.
         start: weights or checkpoint whose model the run starts from; None starts from random numbers.
         sensor: which recorded all of `data`; None finds out scan by scan where no beam met anything.
         bf16: the Swin trunks multiply in bfloat16.
         workers: processes that read scans and make examples of them; how many does not change the examples.
         callbacks: more of them, called before those that write checkpoints and pictures.
     Raises:
-        ValueError: no worker, no data, a checkpoint of other settings, a folder that holds a run when `resume` is false, a batch that does
+        ValueError: no worker, no data, an unknown simulated sensor, a checkpoint of other settings, a folder that holds a run when `resume` is false, a batch that does
             not divide over the processes, or too many steps in a row that were not finite.
     """
     if workers < 1:
@@ -102,7 +103,7 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     lightning.seed_everything(config.training.seed, verbose=False)
     module = TrainingModule(config, bf16)
     resumed = _restore(module, out / "checkpoint.safetensors", resume, start)
-    run_data = RunData(config, data, topic, out, simulate, module.steps_done, sensor, workers)
+    run_data = RunData(config, data, topic, out, Simulated(simulate, tuple(simulate_sensors)), module.steps_done, sensor, workers)
     logger = TensorBoardLogger(out, name="tensorboard", version="", purge_step=module.steps_done + 1 if resumed else None)
     trainer = lightning.Trainer(
         accelerator="cpu", **launched().trainer_options(), max_epochs=1, logger=logger, use_distributed_sampler=False,
