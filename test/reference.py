@@ -68,6 +68,15 @@ def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tenso
     return render_equation_4(logits, distance_RS, valid_RS)
 
 
+def ray_median(weights: np.ndarray, distances: np.ndarray) -> float:
+    """Median depth of one ray, in the words of `kernels/ray_median.py`; NaN for none."""
+    reached = np.flatnonzero(np.cumsum(weights) >= 0.5)
+    if not len(reached):
+        return np.nan
+    near = [i for i in range(reached[0] - 2, reached[0] + 3) if 0 <= i < len(weights) and abs(distances[i] - distances[reached[0]]) <= 0.4]
+    return float(np.average(distances[near], weights=weights[near]))
+
+
 def ray_returns(weights: np.ndarray, distances: np.ndarray) -> list[tuple[float, float]]:
     """(distance, weight) of up to two returns of one ray, nearest first, in the words of `kernels/ray_returns.py`.
 

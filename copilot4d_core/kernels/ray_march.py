@@ -16,15 +16,15 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
+from copilot4d_core.kernels.ray_median import RayMedian, median_distance, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
 
 WEIGHTED, OPACITY, MEDIAN, STRONGEST, NEAR, NEAR_WEIGHT, FAR, FAR_WEIGHT = range(8)
-"""Rows of the result. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: first distance in metres at
-which the summed weight reaches one half, NaN when it never does. STRONGEST: distance in metres of the largest weight, NaN
-without a sample. A ray that crosses no occupied cell has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of
-`ray_returns.py`, and their weights; 0, 0 for one that is not there."""
+"""Rows of the result. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: that of `ray_median.py` in
+metres, NaN for none. STRONGEST: distance in metres of the largest weight, NaN without a sample. A ray that crosses no occupied cell
+has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of `ray_returns.py`, and their weights; 0, 0 for one that is not there."""
 DEPTH_ROWS, ALL_ROWS = 4, 8
 """How many rows there are without and with returns."""
 
@@ -113,8 +113,7 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
         origin = origins[i]
         direction = directions[i]
         depth = float(0.0)
-        total = float(0.0)
-        half = wp.float32(wp.nan)
+        median = RayMedian()
         best = float(0.0)
         best_distance = wp.float32(wp.nan)
         clear = float(1.0)
@@ -147,9 +146,7 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                         weight = clear - clear_behind
                         clear = clear_behind
                         depth += weight * distance
-                        if total < 0.5 and total + weight >= 0.5:
-                            half = distance
-                        total += weight
+                        median = with_next(median, distance, weight)
                         if weight > best:
                             best = weight
                             best_distance = distance
@@ -158,8 +155,8 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                         count += 1
                 walk = next_run(walk, direction, spacings, mask)
         out[0, i] = depth
-        out[1, i] = total
-        out[2, i] = half
+        out[1, i] = median.total
+        out[2, i] = median_distance(median)
         out[3, i] = best_distance
         if with_returns:
             returns = closed(returns)

@@ -94,8 +94,8 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         workers: processes that read scans and make examples of them; how many does not change the examples.
         callbacks: more of them, called before those that write checkpoints and pictures.
     Raises:
-        ValueError: no worker, no data, an unknown simulated sensor, a checkpoint of other settings, a folder that holds a run when `resume` is false, a batch that does
-            not divide over the processes, or too many steps in a row that were not finite.
+        ValueError: no worker, no data, an unknown simulated sensor, a checkpoint of other settings, a folder that holds a run when `resume` is
+            false, a batch that does not divide over the processes, or too many steps in a row that were not finite.
     """
     if workers < 1:
         raise ValueError(f"--workers: expected at least 1, got {workers}")
