@@ -5,8 +5,9 @@
 The value at a cell's centre is the cell (align_corners = False); beyond the outermost centres it stays constant.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
+import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,6 @@ from copilot4d_core.grid import FloatArray, Grid, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
 
 AnyFloat = npt.NDArray[Any]
-_CHANNELS_PER_PART = wp.constant(8)
 
 
 class Corners(NamedTuple):
@@ -77,30 +77,65 @@ def corners(positions_M3: FloatArray, grid: Grid) -> Corners:
     return Corners(cells, weights)
 
 
-@wp.kernel
-def _gather_kernel(first: int, features: wp.array2d(dtype=Any), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=Any),
-                   out: wp.array2d(dtype=Any)):
-    i = first + wp.tid()
-    for channel in range(features.shape[1]):
-        total = features.dtype(0.0)
-        for corner in range(8):
-            total += weights[i, corner] * features[slots[i, corner], channel]
-        out[i, channel] = total
+_GATHER = """
+    const SCALAR* weight = weights.data + static_cast<size_t>(i) * 8;
+    SCALAR sum[CHANNELS];
+    for (int c = 0; c < CHANNELS; ++c) sum[c] = 0;
+    for (int corner = 0; corner < 8; ++corner) {
+        const SCALAR* cell = features.data + static_cast<size_t>(slots.data[static_cast<size_t>(i) * 8 + corner]) * CHANNELS;
+        for (int c = 0; c < CHANNELS; ++c) sum[c] += weight[corner] * cell[c];
+    }
+    for (int c = 0; c < CHANNELS; ++c) out.data[static_cast<size_t>(i) * CHANNELS + c] = sum[c];
+"""
+_SCATTER = """
+    // A part has channels of its own, so that no two parts write the same number.
+    for (size_t i = 0; i < static_cast<size_t>(slots.shape[0]); ++i) {
+        SCALAR given[PART];
+        for (int c = 0; c < PART; ++c) given[c] = gradient.data[i * CHANNELS + part * PART + c];
+        for (int corner = 0; corner < 8; ++corner) {
+            SCALAR* cell = out.data + static_cast<size_t>(slots.data[i * 8 + corner]) * CHANNELS + part * PART;
+            for (int c = 0; c < PART; ++c) cell[c] += weights.data[i * 8 + corner] * given[c];
+        }
+    }
+"""
 
 
-@wp.kernel
-def _scatter_kernel(first: int, gradient: wp.array2d(dtype=Any), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=Any),
-                    out: wp.array2d(dtype=Any)):
-    part = first + wp.tid()
-    # A part has channels of its own, so that no two parts write the same number.
-    begin = part * _CHANNELS_PER_PART
-    end = wp.min(begin + _CHANNELS_PER_PART, out.shape[1])
-    for i in range(slots.shape[0]):
-        for corner in range(8):
-            cell = slots[i, corner]
-            weight = weights[i, corner]
-            for channel in range(begin, end):
-                out[cell, channel] = out[cell, channel] + weight * gradient[i, channel]
+def _code(body: str, channels: int, is_double: bool) -> str:
+    return f"typedef {'double' if is_double else 'float'} SCALAR; constexpr int CHANNELS = {channels}, PART = {_channels_per_part(channels)};" + body
+
+
+def _channels_per_part(channels: int) -> int:
+    return math.gcd(channels, 8)
+
+
+@cache
+def _gather_kernel(channels: int, scalar: Any) -> wp.Kernel:
+    @wp.func_native(_code(_GATHER, channels, scalar is wp.float64))
+    def run(i: int, features: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+            out: wp.array2d(dtype=scalar)):
+        ...
+
+    @wp.kernel(module="unique")
+    def gather(first: int, features: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+               out: wp.array2d(dtype=scalar)):
+        run(first + wp.tid(), features, slots, weights, out)
+
+    return gather
+
+
+@cache
+def _scatter_kernel(channels: int, scalar: Any) -> wp.Kernel:
+    @wp.func_native(_code(_SCATTER, channels, scalar is wp.float64))
+    def run(part: int, gradient: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+            out: wp.array2d(dtype=scalar)):
+        ...
+
+    @wp.kernel(module="unique")
+    def scatter(first: int, gradient: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+                out: wp.array2d(dtype=scalar)):
+        run(first + wp.tid(), gradient, slots, weights, out)
+
+    return scatter
 
 
 def _scalar(array: AnyFloat) -> type:
@@ -119,7 +154,7 @@ def interpolate(features_UC: AnyFloat, slot_M8: IntArray, weight_M8: AnyFloat) -
     """
     out = np.empty((len(slot_M8), features_UC.shape[1]), dtype=features_UC.dtype)
     scalar = _scalar(features_UC)
-    launch_rows(_gather_kernel, len(slot_M8), [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
+    launch_rows(_gather_kernel(features_UC.shape[1], scalar), len(slot_M8), [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
         (features_UC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))])
     return out
 
@@ -132,7 +167,8 @@ def interpolate_backward(gradient_MC: AnyFloat, slot_M8: IntArray, weight_M8: An
     """
     out = np.zeros((num_cells, gradient_MC.shape[1]), dtype=gradient_MC.dtype)
     scalar = _scalar(gradient_MC)
-    parts = -(-gradient_MC.shape[1] // int(_CHANNELS_PER_PART))
-    launch_rows(_scatter_kernel, parts, [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
-        (gradient_MC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))])
+    channels = gradient_MC.shape[1]
+    parts = channels // _channels_per_part(channels)
+    launch_rows(_scatter_kernel(channels, scalar), parts, [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
+        (gradient_MC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))], least=1)
     return out
