@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from copilot4d_core.config import LossConfig
+from copilot4d_core.kernels.cross_entropy import cross_entropy
 
 
 class TokenizerLosses(NamedTuple):
@@ -21,6 +24,20 @@ class TokenizerLosses(NamedTuple):
     spatial_skip_bce: Tensor
     vq: Tensor
     opacity: Tensor
+
+
+class _CrossEntropy(Function):
+    """Sum and gradient in one pass: there are millions of voxels."""
+
+    @staticmethod
+    def forward(ctx: Any, logit: Tensor, occupied: Tensor, positive_weight: float) -> Tensor:
+        result = cross_entropy(logit.detach().reshape(-1).numpy(), occupied.reshape(-1).numpy(), positive_weight)
+        ctx.gradient = torch.from_numpy(result.gradient_N).view(logit.shape)
+        return torch.tensor(result.total, dtype=logit.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * ctx.gradient, None, None
 
 
 def l1_depth_loss(depth_R: Tensor, depth_gt_R: Tensor) -> Tensor:
@@ -48,9 +65,11 @@ def spatial_skip_bce_loss(logit: Tensor, occupied: Tensor, positive_weight: floa
         logit: any shape; occupied: same shape, 0 or 1.
         positive_weight: factor on occupied voxels (about 0.5 % of all); 1 is the paper.
     """
-    # Few voxels are occupied: -log(1 - v) of all of them is summed, and those few are then put right.
-    held = logit[occupied]
-    return (F.softplus(logit).sum() + (positive_weight * F.softplus(-held) - F.softplus(held)).sum()) / logit.numel()
+    if logit.dtype == torch.float32 and logit.device.type == "cpu":
+        total: Tensor = _CrossEntropy.apply(logit, occupied, positive_weight)  # type: ignore[no-untyped-call]
+        return total / logit.numel()
+    held = occupied.to(logit.dtype)
+    return (positive_weight * held * F.softplus(-logit) + (1 - held) * F.softplus(logit)).mean()
 
 
 def opacity_loss(opacity_R: Tensor, returned_R: Tensor) -> Tensor:
