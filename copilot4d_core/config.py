@@ -38,6 +38,13 @@ class CodebookUpdate(str, enum.Enum):
     GRADIENT = "gradient"
 
 
+class OptimizerKind(str, enum.Enum):
+    """What descends: AdamW alone, as in the paper, or Muon for the matrices of the Swin trunks and AdamW for everything else."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+
+
 class Reduction(str, enum.Enum):
     """How squared differences are reduced over the channels of one code vector."""
 
@@ -247,8 +254,9 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimiser, schedule and data. Source: appendix A.2.1 for the first six (batch 16 and 400,000 steps there)."""
+    """Optimiser, schedule and data. Source: appendix A.2.1 for the first seven (batch 16 and 400,000 steps there)."""
 
+    optimizer: OptimizerKind = field(default=OptimizerKind.ADAMW, metadata={"before": "adamw"})
     learning_rate: float = 1e-3
     beta2: float = 0.95
     weight_decay: float = 1e-4
@@ -308,8 +316,7 @@ def _mini() -> Config:
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
         quantizer=QuantizerConfig(codebook_dim=32),
         spatial_skip=SpatialSkipConfig(pool_voxels=4),
-        training=TrainingConfig(warmup_steps=200, steps=4_800, batch_scans=1, rays_per_scan=2048, empty_rays_per_scan=256,
-                                codebook_start_step=300),
+        training=TrainingConfig(optimizer=OptimizerKind.MUON, warmup_steps=200, steps=4_800, batch_scans=1, codebook_start_step=300),
     )
 
 
@@ -324,7 +331,7 @@ def _tiny() -> Config:
         quantizer=QuantizerConfig(codebook_size=64, codebook_dim=8),
         feature_grid=FeatureGridConfig(channels=8, hidden=8),
         spatial_skip=SpatialSkipConfig(pool_voxels=4),
-        training=TrainingConfig(warmup_steps=10, steps=200, batch_scans=1, rays_per_scan=512, empty_rays_per_scan=64),
+        training=TrainingConfig(optimizer=OptimizerKind.MUON, warmup_steps=10, steps=200, batch_scans=1, rays_per_scan=512, empty_rays_per_scan=64),
     )
 
 

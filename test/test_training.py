@@ -31,9 +31,10 @@ from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import start_from
 from copilot4d_core.training.examples import Examples
+from copilot4d_core.training.optimizer import parameter_groups
 from copilot4d_core.training.run_data import RunData, Simulated, example_loader
 from copilot4d_core.training.train import train
-from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor, parameter_groups
+from copilot4d_core.training.training_module import TrainingModule, learning_rate_factor
 
 
 @pytest.fixture(scope="module")

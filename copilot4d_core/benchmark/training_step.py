@@ -33,7 +33,8 @@ from copilot4d_core.tokenizer.swin_transformer import SwinBlock
 from copilot4d_core.tokenizer.tokenizer import Decoded, Tokenizer
 from copilot4d_core.tokenizer.weights_file import tokenizer_from_model
 from copilot4d_core.training.examples import Example, Examples
-from copilot4d_core.training.training_module import TrainingModule, parameter_groups
+from copilot4d_core.training.optimizer import optimizer_for
+from copilot4d_core.training.training_module import TrainingModule
 
 RAYS = 4096
 MEMORY_STEPS = 2
@@ -82,8 +83,7 @@ def training_module(weights: Path, is_plain: bool) -> TrainingModule:
         for block in module.tokenizer.modules():
             if isinstance(block, SwinBlock):
                 block.trains_in_kernels = False
-        groups = parameter_groups(module.tokenizer, settings.weight_decay)
-        module.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
+        module.optimizer = optimizer_for(module.tokenizer, settings)
     module.tokenizer.load_state_dict(tokenizer_from_model(model).state_dict())
     module.steps_done = settings.warmup_steps
     return module

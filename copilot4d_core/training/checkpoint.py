@@ -51,7 +51,8 @@ def load_checkpoint(path: Path, module: TrainingModule) -> None:
         raise ValueError(f"{path}: the run was started with --precision {there}, got {_precision(module)}; use its precision or another --out")
     module.tokenizer.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     for name, parameter in module.tokenizer.named_parameters():
-        state = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in tensors}
+        keys = ("step", "exp_avg", "exp_avg_sq", "momentum")
+        state = {key: tensors[f"optimizer.{key}.{name}"] for key in keys if f"optimizer.{key}.{name}" in tensors}
         if state:
             module.optimizer.state[parameter] = state
     module.tokenizer.quantizer.generator.set_state(tensors["random.quantizer"])

@@ -20,6 +20,7 @@ from copilot4d_core.tokenizer.tokenizer import Decoded, Tokenizer
 from copilot4d_core.tokenizer.tokenizer_losses import TokenizerLosses, tokenizer_total_loss
 from copilot4d_core.training.bad_batches import BadBatches, NotFinite, refuse_not_finite
 from copilot4d_core.training.examples import Example
+from copilot4d_core.training.optimizer import optimizer_for
 
 
 def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
@@ -30,19 +31,8 @@ def learning_rate_factor(step: int, warmup_steps: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices with weight decay; biases, norms, embeddings and the codebook without. Source: appendix A.2.1."""
-    without = {id(parameter) for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.Embedding)) for parameter in module.parameters()}
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_free = id(parameter) in without or name.endswith(("bias", "relative_bias")) or name.endswith(".codebook")
-        (free if is_free else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
 class TrainingModule(lightning.LightningModule):
-    """Equation 5 over a batch of scans; AdamW, warm-up and cosine, gradient clip as in the paper.
+    """Equation 5 over a batch of scans; warm-up and cosine, gradient clip as in the paper.
 
     Unusual: the optimiser is stepped here and not by Lightning, because a step whose numbers are not finite must leave
     weights, moments, codebook and bank as they were.
@@ -55,9 +45,7 @@ class TrainingModule(lightning.LightningModule):
         self.config = config
         self.tokenizer = Tokenizer(config)
         self.tokenizer.trunks_in_bf16 = bf16
-        settings = config.training
-        groups = parameter_groups(self.tokenizer, settings.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))
+        self.optimizer = optimizer_for(self.tokenizer, config.training)
         self.bad_batches = BadBatches()
         self.steps_done = 0
         """Batches of the whole run so far, the resumed part and the skipped ones included."""
