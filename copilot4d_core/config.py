@@ -316,7 +316,8 @@ def _mini() -> Config:
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
         quantizer=QuantizerConfig(codebook_dim=32),
         spatial_skip=SpatialSkipConfig(pool_voxels=4),
-        training=TrainingConfig(optimizer=OptimizerKind.MUON, learning_rate=2e-3, warmup_steps=200, steps=4_800, batch_scans=1, codebook_start_step=300),
+        training=TrainingConfig(optimizer=OptimizerKind.MUON, learning_rate=2e-3, warmup_steps=200, steps=8_000, batch_scans=1,
+                                codebook_start_step=300),
     )
 
 
