@@ -26,6 +26,7 @@ from copilot4d_core.training.checkpoint import load_checkpoint, save_checkpoint,
 from copilot4d_core.training.launched import launched
 from copilot4d_core.training.reconstruction_pictures import ReconstructionPictures
 from copilot4d_core.training.run_data import RunData, Simulated
+from copilot4d_core.training.run_record import RunRecord
 from copilot4d_core.training.training_log import TrainingLog
 from copilot4d_core.training.training_module import TrainingModule
 
@@ -40,14 +41,15 @@ class AtomicCheckpoints(Callback):
     """Writes `checkpoint.safetensors` before the first step and every few minutes, and `weights.safetensors` beside it; at the end with a
     calibrated mask. Rank 0's state is that of all ranks, so it alone writes."""
 
-    def __init__(self, config: Config, out: Path, data: RunData) -> None:
-        self.config, self.out, self.data = config, out, data
+    def __init__(self, config: Config, out: Path, data: RunData, record: RunRecord) -> None:
+        self.config, self.out, self.data, self.record = config, out, data, record
         self.written_s = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
             for unfinished in self.out.glob(".*.part"):
                 unfinished.unlink()  # what a kill left while a file was written
+            self.record.begin(self.data.examples, module.steps_done)
             (self.out / "config.json").write_text(json.dumps(dict_from_config(self.config), indent=2) + "\n")
             self._write(trainer, module)
 
@@ -68,6 +70,7 @@ class AtomicCheckpoints(Callback):
     def _write(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         trainer.logger.experiment.flush()  # type: ignore[union-attr]  # The curves up to here must outlive a kill, too.
         save_weights(self.out / "weights.safetensors", module.tokenizer, step=module.steps_done)
+        self.record.write(module.steps_done)
         # The checkpoint last: one of all steps says that the run has nothing left to do.
         save_checkpoint(self.out / "checkpoint.safetensors", module)
         self.written_s = time.monotonic()
@@ -103,12 +106,14 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     lightning.seed_everything(config.training.seed, verbose=False)
     module = TrainingModule(config, bf16)
     resumed = _restore(module, out / "checkpoint.safetensors", resume, start)
-    run_data = RunData(config, data, topic, out, Simulated(simulate, tuple(simulate_sensors)), module.steps_done, sensor, workers)
+    simulated = Simulated(simulate, tuple(simulate_sensors))
+    run_data = RunData(config, data, topic, out, simulated, module.steps_done, sensor, workers)
+    record = RunRecord(out, start, simulated, "bf16" if bf16 else "fp32")
     logger = TensorBoardLogger(out, name="tensorboard", version="", purge_step=module.steps_done + 1 if resumed else None)
     trainer = lightning.Trainer(
         accelerator="cpu", **launched().trainer_options(), max_epochs=1, logger=logger, use_distributed_sampler=False,
         enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=1,
-        callbacks=[*callbacks, TrainingLog(out / "losses.csv"), AtomicCheckpoints(config, out, run_data),
+        callbacks=[*callbacks, TrainingLog(out / "losses.csv"), AtomicCheckpoints(config, out, run_data, record),
                    ReconstructionPictures(run_data, PICTURES_EVERY_STEPS),
                    RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=50)])
     trainer.fit(module, datamodule=run_data)
