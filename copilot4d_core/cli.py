@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from copilot4d_core.cli_bench import add_bench_command
+from copilot4d_core.cli_card import add_card_command
 from copilot4d_core.cli_deploy import add_deploy_commands
 from copilot4d_core.cli_model import add_model_arguments, open_chosen_runner, open_chosen_runners
 from copilot4d_core.cli_sensor import add_sensor_command
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_encode(commands.add_parser("encode", help="turn one scan into a token file"))
     _add_decode(commands.add_parser("decode", help="turn a token file into a point cloud and a depth picture"))
     _add_finish(commands.add_parser("finish", help="finish recordings of the node token_recorder that was killed"))
+    add_card_command(commands)
     add_view_command(commands)
     add_sensor_command(commands)
     add_bench_command(commands)

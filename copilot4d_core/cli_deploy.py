@@ -62,6 +62,7 @@ def _add_fit_prior(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", type=Path, required=True, metavar="PATH", help="scans to fit to: folders, files or bags")
     parser.add_argument("--judge", nargs="+", type=Path, default=[], metavar="PATH", help="scans to measure on; nothing is fitted to them")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="prior to write: NAME.prior.safetensors beside NAME.safetensors")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="file for the costs that are printed")
     parser.add_argument("--copies", type=int, default=16, metavar="N", help="turned and shifted copies of every scan (default 16)")
     parser.add_argument("--simulate", type=int, default=0, metavar="N", help="simulated scans beside them (default 0)")
     parser.add_argument("--steps", type=int, default=3000, metavar="N", help="steps of the fit (default 3000)")
@@ -141,16 +142,21 @@ def _fit_prior(parsed: argparse.Namespace) -> None:
     from copilot4d_core.atomic_file import check_writable
     from copilot4d_core.deploy.prior_file import IN_EXPORT
     from copilot4d_core.evaluation.report import open_data_sets
-    from copilot4d_core.training.fit_prior import Settings, fit_prior, print_costs
+    from copilot4d_core.training.fit_prior import Settings, fit_prior, print_costs, write_costs
 
     check_writable(parsed.out, IN_EXPORT)
+    if parsed.json is not None:
+        check_writable(parsed.json)
     settings = Settings(parsed.copies, parsed.simulate, parsed.steps)
     settings.check()
     data_sets = open_data_sets([*parsed.data, *parsed.judge], parsed.topic, every=1)
     from copilot4d_core.deploy.open_runner import open_runner
 
     with open_runner(parsed.weights, "auto", False, tell=lambda line: print(line, file=sys.stderr)) as runner:
-        print_costs(fit_prior(runner, data_sets[:len(parsed.data)], data_sets[len(parsed.data):], parsed.out, settings), parsed.out)
+        costs = fit_prior(runner, data_sets[:len(parsed.data)], data_sets[len(parsed.data):], parsed.out, settings)
+        print_costs(costs, parsed.out)
+        if parsed.json is not None:
+            write_costs(costs, runner.model_id, parsed.json)
 
 
 def _doctor(parsed: argparse.Namespace) -> None:

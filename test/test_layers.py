@@ -11,8 +11,8 @@ import pytest
 
 CORE = Path(__file__).resolve().parent.parent / "copilot4d_core"
 LAYERS = ["atomic_file", "tensor_file", "yaml_file", "config", "config_file", "grid", "code_table", "positions", "model_file", "kernels",
-          "tokenizer", "data", "deploy", "evaluation", "training", "benchmark", "cli_model", "cli_view", "cli_sensor", "cli_bench", "cli_deploy",
-          "cli"]
+          "tokenizer", "data", "deploy", "evaluation", "training", "benchmark", "cli_model", "cli_view", "cli_sensor", "cli_bench", "cli_card",
+          "cli_deploy", "cli"]
 WITH_TORCH = {"tokenizer", "training"}
 TORCH_FILES = {"torch_runner.py", "torch_reference.py", "plain_torch.py", "training_step.py"}
 WITHOUT = {"rclpy", "sensor_msgs", "std_msgs", "diagnostic_msgs", "copilot4d_ros"}

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card of a weights file, made from what its training runs and its evaluation wrote.
 
-What goes in: weights, folders of the runs that led to them (`run.json`, `config.json`), the JSON of `copilot4d evaluate`, and a YAML file with what no
-run can know: terms of the data, limits. What comes out: Markdown. Unusual: data without stated terms, and results of another model, are refused.
+What goes in: weights, folders of the runs that led to them (`run.json`, `config.json`), the JSON of `copilot4d evaluate`, and a YAML file with
+what no run can know: terms of the data, limits. What comes out: Markdown.
+Unusual: data without stated terms, and results of another model, are refused.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +24,13 @@ from copilot4d_core.evaluation.metrics import bits_per_scan
 from copilot4d_core.evaluation.surprise_study import NORMAL, auroc
 from copilot4d_core.grid import Grid
 from copilot4d_core.model_file import Model, read_model
-from copilot4d_core.yaml_file import read_yaml
+from copilot4d_core.yaml_file import load_yaml, read_yaml_text
 
 ABOUT_DATA = ("what", "sensor", "terms")
-HEADLINE = {"depth_l1_mean_m": ("depth error, mean (m)", ".2f"), "depth_l1_median_m": ("median (m)", ".2f"), "rays_within_0p2m": ("within 0.2 m", ".0%"),
-            "rays_within_1m": ("within 1 m", ".0%"), "chamfer_m": ("Chamfer (m)", ".2f"), "fscore_0p2m": ("F-score 0.2 m", ".2f")}
-MORE = {"abs_rel": ("AbsRel", ".3f"), "chamfer_m2": ("Chamfer (m²)", ".3f"), "fscore_0p1m": ("F-score 0.1 m", ".2f"), "voxel_iou": ("voxel IoU", ".2f"),
-        "code_usage_occupied": ("codes used on occupied cells", ".0%"), "perplexity_occupied": ("perplexity, occupied", ".0f"),
+HEADLINE = {"depth_l1_mean_m": ("depth error, mean (m)", ".2f"), "depth_l1_median_m": ("median (m)", ".2f"),
+            "rays_within_0p2m": ("within 0.2 m", ".0%"), "rays_within_1m": ("within 1 m", ".0%"), "chamfer_m": ("Chamfer (m)", ".2f"), "fscore_0p2m": ("F-score 0.2 m", ".2f")}
+MORE = {"abs_rel": ("AbsRel", ".3f"), "chamfer_m2": ("Chamfer (m²)", ".3f"), "fscore_0p1m": ("F-score 0.1 m", ".2f"),
+        "voxel_iou": ("voxel IoU", ".2f"), "code_usage_occupied": ("codes used on occupied cells", ".0%"), "perplexity_occupied": ("perplexity, occupied", ".0f"),
         "perplexity_all": ("all", ".0f"), "depth_l1_mean_m_gt_mask": ("mean depth error with the true mask (m)", ".2f"),
         "phantom_points": ("phantom points", ".1%"), "missed_returns": ("missed returns", ".1%")}
 """Columns of the two tables of results: keys of `copilot4d evaluate`, heading, format."""
@@ -54,7 +56,9 @@ def model_card(sources: Sources) -> str:
     Raises:
         ValueError: results of another model, a last run with other settings than the weights, or data whose terms the notes do not state.
     """
-    model, notes = read_model(sources.weights), read_yaml(sources.notes)
+    model, notes = read_model(sources.weights), load_yaml(read_yaml_text(sources.notes))
+    if not isinstance(notes, dict):
+        raise ValueError(f"{sources.notes}: expected keys and values, got {type(notes).__name__}")
     results = json.loads(sources.results.read_text())
     if results["model_id"] != model.model_id:
         raise ValueError(f"{sources.results}: expected results of {model.model_id}, got those of {results['model_id']}; evaluate these weights")
@@ -98,7 +102,8 @@ def _head(path: Path, model: Model, notes: Mapping[str, Any]) -> str:
     numbers = sum(array.size for array in model.tensors.values())
     cell_m = (g.x_max_m - g.x_min_m) / columns
     what = (f"one LiDAR scan within x {g.x_min_m:g} to {g.x_max_m:g} m, y {g.y_min_m:g} to {g.y_max_m:g} m, z {g.z_min_m:g} to {g.z_max_m:g} m → "
-            f"{rows} × {columns} tokens of {cell_m:g} m ({model.config.quantizer.codebook_size:,} codes, {bits_per_scan(grid):,} bits) → depth along any ray")
+            f"{rows} × {columns} tokens of {cell_m:g} m ({model.config.quantizer.codebook_size:,} codes, {bits_per_scan(grid):,} bits) → depth along "
+            "any ray")
     lines = [("file", f"`{path.name}`, {path.stat().st_size / 1e6:.1f} MB, {numbers:,} trained numbers, model id `{model.model_id}`"),
              ("what it does", what), ("settings", f"preset `{model.config.name}`; all of them are in the file's header"),
              ("licence", _noted(notes, "licence"))]
@@ -114,13 +119,14 @@ def _training(runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> st
             stated = about.get(source["name"], {})
             missing = [key for key in ABOUT_DATA if not stated.get(key)]
             if missing:
-                raise ValueError(f"notes: expected {', '.join(missing)} of the data {source['name']} under `data`, which {run['name']} was trained on")
+                raise ValueError(f"notes: expected {', '.join(missing)} of the data {source['name']} under `data`, because {run['name']} was "
+                                 "trained on it")
             sensor = stated["sensor"] if source["name"] != "simulated" or not run["simulated"]["sensors"] else ", ".join(run["simulated"]["sensors"])
             rows.append((run["name"], source["name"], stated["what"], sensor, str(source["scans"]), f"{source['share']:.0%}", stated["terms"]))
     table = _table(("run", "training data", "what", "sensor", "scans", "share of the examples", "terms"), rows)
     skip = runs[-1]["config"]["spatial_skip"]
-    end = (f"A run is deterministic for one version of torch ({runs[-1]['torch']} here) and one machine type. The threshold of the skip mask is chosen at its "
-           f"end: it keeps {skip['recall']:.0%} of the occupied cells of 32 training scans.")
+    end = (f"A run is deterministic for one version of torch ({runs[-1]['torch']} here) and one machine type. The threshold of the skip mask is "
+           f"chosen at its end: it keeps {skip['recall']:.0%} of the occupied cells of 32 training scans.")
     return "\n\n".join(["## Training", "\n".join(described), _noted(notes, "training").strip(), table,
                         "To reproduce, with the data in folders of those names:", _commands(runs), end])
 
@@ -132,9 +138,10 @@ def _schedule(run: Mapping[str, Any]) -> str:
     scans = training["steps"] * training["batch_scans"]
     return (f"{training['steps']:,} steps of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {start}; up to "
             f"{training['rays_per_scan']:,} rays of returns and {training['empty_rays_per_scan']:,} beams that returned nothing a scan; optimiser "
-            f"{training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to 0, gradient clip "
-            f"{training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step {training['codebook_start_step']:,}; "
-            f"{minutes:,.0f} minutes in {run['processes']} process{'es' if run['processes'] > 1 else ''} ({scans / run['seconds']:.1f} scans a second).")
+            f"{training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to 0, gradient "
+            f"clip {training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step "
+            f"{training['codebook_start_step']:,}; {minutes:,.0f} minutes in {run['processes']} process{'es' if run['processes'] > 1 else ''} "
+            f"({scans / run['seconds']:.1f} scans a second).")
 
 
 def _commands(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -192,7 +199,10 @@ def _surprise(scores: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     rows = []
     for group in scores:
         low, middle, high = np.percentile(values(group, "surprise_m"), (0, 50, 100))
-        told = ["–" if group == NORMAL else f"{auroc(values(group, key), values(NORMAL, key)):.2f}" for key in ("surprise_m", "bits_per_token")]
-        rows.append([group, str(len(scores[group])), f"{middle:.2f} ({low:.2f} to {high:.2f})", *told])
+        told = [auroc(values(group, key), values(NORMAL, key)) for key in ("surprise_m", "bits_per_token")]
+        if group == NORMAL or np.isnan(values(group, "bits_per_token")).any():
+            told[1] = math.nan
+        rows.append([group, str(len(scores[group])), f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                     *("–" if group == NORMAL or math.isnan(value) else f"{value:.2f}" for value in told)])
     table = _table(["scans", "how many", "surprise, median (least to most) in m", "AUROC", "AUROC of the prior's bits a token"], rows)
     return "\n\n".join(["## Surprise", _noted(notes, "surprise").strip(), table])

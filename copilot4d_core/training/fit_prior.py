@@ -8,6 +8,7 @@ Unusual: fitted without torch: the network is small, its gradient is written by 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from copilot4d_core.atomic_file import replacing_file
 from copilot4d_core.deploy.prior_file import PriorArrays, write_prior
 from copilot4d_core.deploy.runner import Runner, TokenArray
 from copilot4d_core.deploy.token_prior import TokenPrior, load_prior
@@ -102,6 +104,12 @@ def print_costs(costs: list[Cost], out: Path) -> None:
     for cost in costs:
         table.add_row(cost.name, str(cost.scans), f"{cost.packed_bytes:,.0f}", f"{cost.mean_bytes:,.0f}", f"{cost.largest_bytes:,}")
     Console().print(table)
+
+
+def write_costs(costs: list[Cost], model_id: str, path: Path) -> None:
+    """Write them as JSON, with the model whose tokens they are of."""
+    with replacing_file(path) as file:
+        file.write((json.dumps({"schema_version": 1, "model_id": model_id, "costs": [cost._asdict() for cost in costs]}, indent=2) + "\n").encode())
 
 
 def fit(found: list[Group], codebook_size: int, steps: int, rng: np.random.Generator) -> PriorArrays:
