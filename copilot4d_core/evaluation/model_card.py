@@ -27,12 +27,14 @@ from copilot4d_core.model_file import Model, read_model
 from copilot4d_core.yaml_file import load_yaml, read_yaml_text
 
 ABOUT_DATA = ("what", "sensor", "terms")
-HEADLINE = {"depth_l1_mean_m": ("depth error, mean (m)", ".2f"), "depth_l1_median_m": ("median (m)", ".2f"),
-            "rays_within_0p2m": ("within 0.2 m", ".0%"), "rays_within_1m": ("within 1 m", ".0%"), "chamfer_m": ("Chamfer (m)", ".2f"), "fscore_0p2m": ("F-score 0.2 m", ".2f")}
-MORE = {"abs_rel": ("AbsRel", ".3f"), "chamfer_m2": ("Chamfer (m²)", ".3f"), "fscore_0p1m": ("F-score 0.1 m", ".2f"),
-        "voxel_iou": ("voxel IoU", ".2f"), "code_usage_occupied": ("codes used on occupied cells", ".0%"), "perplexity_occupied": ("perplexity, occupied", ".0f"),
-        "perplexity_all": ("all", ".0f"), "depth_l1_mean_m_gt_mask": ("mean depth error with the true mask (m)", ".2f"),
-        "phantom_points": ("phantom points", ".1%"), "missed_returns": ("missed returns", ".1%")}
+HEADLINE = {
+    "depth_l1_mean_m": ("depth error, mean (m)", ".2f"), "depth_l1_median_m": ("median (m)", ".2f"), "rays_within_0p2m": ("within 0.2 m", ".0%"),
+    "rays_within_1m": ("within 1 m", ".0%"), "chamfer_m": ("Chamfer (m)", ".2f"), "fscore_0p2m": ("F-score 0.2 m", ".2f")}
+MORE = {
+    "abs_rel": ("AbsRel", ".3f"), "chamfer_m2": ("Chamfer (m²)", ".3f"), "fscore_0p1m": ("F-score 0.1 m", ".2f"), "voxel_iou": ("voxel IoU", ".2f"),
+    "code_usage_occupied": ("codes used on occupied cells", ".0%"), "perplexity_occupied": ("perplexity, occupied", ".0f"),
+    "perplexity_all": ("all", ".0f"), "depth_l1_mean_m_gt_mask": ("mean depth error with the true mask (m)", ".2f"),
+    "phantom_points": ("phantom points", ".1%"), "missed_returns": ("missed returns", ".1%")}
 """Columns of the two tables of results: keys of `copilot4d evaluate`, heading, format."""
 
 
