@@ -18,6 +18,8 @@ from copilot4d_core.kernels.launch import launch_rows
 _BLOCK = 64
 """Points that one row of the launch finds the keys of."""
 _LEAST_BLOCKS = 32
+_LARGEST_DIGIT = 12
+"""Bits of a digit of the sort: a pass fewer pays as long as the places of all its values stay near a core."""
 
 _KEYS = """
     const int first = block * BLOCK, end = first + BLOCK < count ? first + BLOCK : count;
@@ -32,17 +34,19 @@ _KEYS = """
         row = row < ROWS - 1 ? row : ROWS - 1;
         layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
         const int cell = (row / PATCH) * (COLUMNS / PATCH) + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
-        keys.data[capacity + i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : OUTSIDE;
+        keys.data[(DIGITS % 2 ? capacity : 0) + i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : OUTSIDE;
     }
 """
 _SORT = """
-    int place[3][1 << DIGIT] = {};
-    int *to = keys.data, *from = keys.data + capacity, *order_to = order.data, *order_from = order.data + capacity;
+    int place[DIGITS][1 << DIGIT] = {};
+    // After the last digit they lie in the first half.
+    int *to = keys.data + (DIGITS % 2 ? 0 : capacity), *from = keys.data + (DIGITS % 2 ? capacity : 0);
+    int *order_to = order.data + (DIGITS % 2 ? 0 : capacity), *order_from = order.data + (DIGITS % 2 ? capacity : 0);
     for (int i = 0; i < count; ++i) {
-        for (int digit = 0; digit < 3; ++digit) ++place[digit][from[i] >> DIGIT * digit & ((1 << DIGIT) - 1)];
+        for (int digit = 0; digit < DIGITS; ++digit) ++place[digit][from[i] >> DIGIT * digit & ((1 << DIGIT) - 1)];
         order_from[i] = i;
     }
-    for (int digit = 0; digit < 3; ++digit) {
+    for (int digit = 0; digit < DIGITS; ++digit) {
         for (int value = 0, sum = 0; value < 1 << DIGIT; ++value) {
             const int points = place[digit][value];
             place[digit][value] = sum;
@@ -85,8 +89,10 @@ _SORT = """
 @cache
 def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kernel, wp.Kernel]:
     outside = rows * columns * layers
+    bits = outside.bit_length()
+    digits = 2 if bits <= 2 * _LARGEST_DIGIT else 3
     constants = {"ROWS": rows, "COLUMNS": columns, "LAYERS": layers, "PATCH": patch, "BLOCK": _BLOCK, "OUTSIDE": outside,
-                 "DIGIT": -(-outside.bit_length() // 3)}
+                 "DIGITS": digits, "DIGIT": -(-bits // digits)}
     before = "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
     @wp.func_native(before + _KEYS)
