@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from older_weights import write_older_weights
 from safetensors.torch import load_file
 from tiny_kinds import KINDS
 
@@ -280,14 +281,16 @@ def test_a_run_starts_from_the_model_of_another(drive: Path, tmp_path: Path) -> 
         train(settings(5), [drive], tmp_path / "first", resume=True, start=tmp_path / "first" / "weights.safetensors")
 
 
-def test_a_run_starts_from_weights_that_are_older_than_some_settings() -> None:
-    assert "kind" not in read_tensors(PACKAGED_WEIGHTS)[1]["config"]["quantizer"]
+def test_a_run_starts_from_weights_that_are_older_than_some_settings(tmp_path: Path) -> None:
+    older = tmp_path / "older.safetensors"
+    write_older_weights(older, PACKAGED_WEIGHTS)
+    assert "kind" not in read_tensors(older)[1]["config"]["quantizer"]
     module = TrainingModule(preset("mini"))
-    start_from(PACKAGED_WEIGHTS, module)
+    start_from(older, module)
     assert torch.equal(module.tokenizer.quantizer.state_dict()["codebook"], load_file(PACKAGED_WEIGHTS)["quantizer.codebook"])
     other = dataclasses.replace(preset("mini"), quantizer=dataclasses.replace(preset("mini").quantizer, kmeans_bank=False))
     with pytest.raises(ValueError, match="sections quantizer differ"):
-        start_from(PACKAGED_WEIGHTS, TrainingModule(other))
+        start_from(older, TrainingModule(other))
 
 
 def test_threshold_keeps_the_share_of_occupied_cells(drive: Path) -> None:
