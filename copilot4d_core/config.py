@@ -143,6 +143,9 @@ class QuantizerConfig:
     levels: tuple[int, ...] = field(default=(), metadata={"before": []})
     """Values of each channel (fsq), or codes of the coarse and of the fine codebook (residual); empty for vq and cosine."""
     estimator: Estimator = field(default=Estimator.STRAIGHT_THROUGH, metadata={"before": "straight_through"})
+    blank_token: bool = field(default=False, metadata={"before": False})
+    """Cells without a point in themselves or beside them become token 0, whatever the encoder makes of them; not in the paper. Such cells then
+    cost next to nothing in a token stream, and their codes are free for others."""
     codebook_size: int = 1024
     """Different tokens; with `levels` their product."""
     codebook_dim: int = 1024

@@ -41,7 +41,7 @@ def test_mini_preset_has_64_by_64_tokens_and_at_most_8_gflop() -> None:
     patches = torch.zeros(*grid.patches_HW, config.swin.dims[0])
     # The plain attention, so that its two products are counted, too.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _, code = model.quantize(model.encode_latent(patches), torch.zeros(grid.tokens_HW, dtype=torch.bool))
+        _, code = model.quantize(model.encode_latent(patches), *torch.zeros(2, *grid.tokens_HW, dtype=torch.bool))
         model.decode(code)
     assert 6e9 < counter.get_total_flops() <= 8e9
 

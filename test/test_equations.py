@@ -28,6 +28,11 @@ def logit(alpha: float) -> float:
     return math.log(alpha / (1 - alpha))
 
 
+def marks(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All cells occupied, none of them blank."""
+    return torch.ones(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+
+
 def quantizer(codebook: list[list[float]], **settings: object) -> VectorQuantizer:
     size, dim = len(codebook), len(codebook[0])
     result = VectorQuantizer(QuantizerConfig(codebook_size=size, codebook_dim=dim, **settings))  # type: ignore[arg-type]
@@ -93,7 +98,7 @@ def test_moving_average_step_by_hand_and_an_unused_code_does_not_move() -> None:
     # sum 0.5 * (0, 0) + 0.5 * (4, 2) = (2, 1), code (2, 1) / 1.5.
     layer = quantizer([[0.0, 0.0], [10.0, 10.0]], decay=0.5, laplace_eps=1e-9)
     layer.train()
-    layer(torch.tensor([[1.0, 1.0], [3.0, 1.0]]), torch.tensor([True, True]))
+    layer(torch.tensor([[1.0, 1.0], [3.0, 1.0]]), *marks(2))
     assert layer.codebook[0].tolist() == pytest.approx([2 / 1.5, 1 / 1.5], abs=1e-6)
     assert layer.codebook[1].tolist() == [10.0, 10.0]
 
@@ -103,7 +108,7 @@ def test_commitment_and_straight_through_gradient() -> None:
     layer = quantizer([[0.0, 0.0], [5.0, 5.0]])
     layer.train()
     latent = torch.tensor([[0.5, 0.0]], requires_grad=True)
-    result = layer(latent, torch.tensor([True]))
+    result = layer(latent, *marks(1))
     assert result.code_ND.detach().tolist() == [[0.0, 0.0]]
     assert result.loss.item() == pytest.approx(0.125)
     gradient, = torch.autograd.grad(result.code_ND.sum(), latent, retain_graph=True)
@@ -116,7 +121,7 @@ def test_gradient_codebook_weights_and_sum_reduction() -> None:
     # |z - e|^2 = 4 as a sum: 0.25 * 4 + 1.0 * 4 = 5; the codebook gets 0.25 * 2 * (e - z) = 0.25 * 2 * -2 = -1.
     layer = quantizer([[0.0, 0.0], [50.0, 50.0]], update=CodebookUpdate.GRADIENT, reduction=Reduction.SUM)
     layer.train()
-    result = layer(torch.tensor([[2.0, 0.0]]), torch.tensor([True]))
+    result = layer(torch.tensor([[2.0, 0.0]]), *marks(1))
     assert result.loss.item() == pytest.approx(5.0)
     result.loss.backward()
     assert layer.codebook.grad.tolist() == [[-1.0, 0.0], [0.0, 0.0]]
@@ -130,7 +135,7 @@ def test_dead_codes_bring_a_new_codebook_by_the_rule() -> None:
     layer.train()
     corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(4, 1)
     for _ in range(8):
-        layer(corners, torch.ones(16, dtype=torch.bool))
+        layer(corners, *marks(16))
     assert int(layer.last_reinit) == 8, "three of four codes are dead after 5 steps, but 8 steps must pass first"
     assert sorted(layer.codebook.round().tolist()) == [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 
@@ -140,7 +145,7 @@ def test_half_of_the_bank_comes_from_occupied_cells() -> None:
     layer.train()
     latent = torch.cat([torch.zeros(950, 1), torch.ones(50, 1)])
     for _ in range(80):
-        layer(latent, latent[:, 0] > 0.5)
+        layer(latent, latent[:, 0] > 0.5, marks(len(latent))[1])
     share = layer.bank.mean().item()
     # Half by choice, and 5 % of the other half by chance.
     assert share == pytest.approx(0.525, abs=0.05)
@@ -156,7 +161,7 @@ def test_k_means_finds_separate_clusters() -> None:
 
 def test_evaluation_returns_the_code_itself() -> None:
     layer = quantizer([[0.1, 0.2], [0.7, 0.3]]).eval()
-    result = layer(torch.tensor([[0.11, 0.19]]), torch.tensor([True]))
+    result = layer(torch.tensor([[0.11, 0.19]]), *marks(1))
     assert torch.equal(result.code_ND, layer.codebook[result.token_N])
 
 

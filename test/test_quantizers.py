@@ -32,8 +32,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def everywhere(latent: torch.Tensor) -> torch.Tensor:
-    return torch.ones(len(latent), dtype=torch.bool)
+def everywhere(latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All cells occupied, none of them blank."""
+    return torch.ones(len(latent), dtype=torch.bool), torch.zeros(len(latent), dtype=torch.bool)
 
 
 def made(name: str, start_step: int = 0) -> Quantizer:
@@ -77,7 +78,7 @@ def test_the_estimator_of_the_settings_is_used() -> None:
     layer = VectorQuantizer(QuantizerConfig(codebook_size=2, codebook_dim=2, estimator=Estimator.ROTATION, commitment_weight=0.0))
     layer.codebook.copy_(torch.tensor([[0.0, 2.0], [-9.0, -9.0]]))
     latent = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    result = layer.train()(latent, everywhere(latent))
+    result = layer.train()(latent, *everywhere(latent))
     found, = torch.autograd.grad(result.code_ND, latent, torch.tensor([[1.0, 0.0]]))
     assert found[0].tolist() == pytest.approx([0.0, -2.0], abs=1e-6)
 
@@ -87,7 +88,7 @@ def test_cosine_chooses_the_nearest_direction_and_codes_have_length_1() -> None:
     layer = CosineQuantizer(QuantizerConfig(kind=QuantizerKind.COSINE, codebook_size=2, codebook_dim=2)).eval()
     layer.codebook.copy_(torch.tensor([[0.5, 0.8], [20.0, 1.0]]))
     for length in (0.01, 1.0, 100.0):
-        result = layer(length * torch.tensor([[1.0, 0.2]]), torch.tensor([True]))
+        result = layer(length * torch.tensor([[1.0, 0.2]]), *everywhere(torch.zeros(1)))
         assert result.token_N.tolist() == [1]
         assert result.code_ND[0].tolist() == pytest.approx([20 / math.sqrt(401), 1 / math.sqrt(401)])
 
@@ -98,7 +99,7 @@ def test_cosine_moves_a_code_to_the_mean_direction() -> None:
     layer.codebook.copy_(torch.tensor([[1.0, 0.0], [-1.0, -1.0]]))
     layer.code_sum.copy_(layer.codebook)
     latent = torch.tensor([[3.0, 0.0], [0.0, 5.0]])
-    result = layer.train()(latent, everywhere(latent))
+    result = layer.train()(latent, *everywhere(latent))
     assert result.token_N.tolist() == [0, 0]
     assert layer.codes()[0].tolist() == pytest.approx([1 / math.sqrt(1.25), 0.5 / math.sqrt(1.25)])
     # |(1, 0) - (1, 0)|^2 = 0 and |(0, 1) - (1, 0)|^2 = 2: mean over two channels and two cells.
@@ -113,7 +114,7 @@ def scalars(levels: tuple[int, ...], start_step: int = 0) -> FiniteScalarQuantiz
 def test_scalars_by_hand_with_odd_and_even_levels() -> None:
     # Levels 3 take -1, 0, 1; levels 4 take -2, -1, 0, 1, as channels of a code divided by 1 and 2. Digits count from 0; the second counts 3.
     layer = scalars((3, 4)).eval()
-    result = layer(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, -9.0], [9.0, -9.0]]), torch.ones(4, dtype=torch.bool))
+    result = layer(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, -9.0], [9.0, -9.0]]), *everywhere(torch.zeros(4)))
     assert result.token_N.tolist() == [1 + 3 * 2, 2 + 3 * 3, 0, 2]
     assert result.code_ND.tolist() == [[0.0, 0.0], [1.0, 0.5], [-1.0, -1.0], [1.0, -1.0]]
     assert len({tuple(code) for code in layer.look_up(torch.arange(12)).tolist()}) == 12
@@ -123,14 +124,14 @@ def test_scalars_by_hand_with_odd_and_even_levels() -> None:
 def test_scalars_are_those_of_vector_quantize_pytorch(levels: tuple[int, ...], tokens: list[int]) -> None:
     latent = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, -1.2, 2.0, 0.1], [-0.7, 0.4, -0.2, -3.0], [1.1, 0.9, -0.5, 0.26], [-5.0, 5.0, -5.0, 5.0],
                            [0.2, 0.26, -0.26, 1.3]])
-    assert scalars(levels).eval()(latent, everywhere(latent)).token_N.tolist() == tokens
+    assert scalars(levels).eval()(latent, *everywhere(latent)).token_N.tolist() == tokens
 
 
 def test_scalars_gradient_and_late_start() -> None:
     # Five levels at 0: half range 2.002, tanh' = 1, divided by 2. Before the start step channels are bounded but not rounded.
     layer = scalars((5,), start_step=1).train()
     latent = torch.tensor([[0.0], [0.2]], requires_grad=True)
-    early, late = layer(latent, everywhere(latent)), layer(latent, everywhere(latent))
+    early, late = layer(latent, *everywhere(latent)), layer(latent, *everywhere(latent))
     assert early.code_ND[1].item() == pytest.approx(math.tanh(0.2) * 1.001) and late.code_ND.tolist() == [[0.0], [0.0]]
     for result in (early, late):
         assert result.loss.item() == 0
@@ -148,10 +149,10 @@ def test_residual_by_hand() -> None:
     layer.coarse.codebook.copy_(torch.tensor([[0.0, 0.0], [10.0, 0.0]]))
     layer.fine.codebook.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     latent = torch.tensor([[10.9, 0.1]], requires_grad=True)
-    quiet = layer.eval()(latent, torch.tensor([True]))
+    quiet = layer.eval()(latent, *everywhere(latent))
     assert quiet.token_N.tolist() == [1 * 3 + 1] and quiet.code_ND.tolist() == [[11.0, 0.0]]
     assert layer.look_up(torch.tensor([[4, 2]])).tolist() == [[[11.0, 0.0], [0.0, 1.0]]]
-    taught = layer.train()(latent, torch.tensor([True]))
+    taught = layer.train()(latent, *everywhere(latent))
     assert taught.token_N.tolist() == [4] and taught.loss.item() == pytest.approx(0.42)
     assert taught.code_ND[0].tolist() == pytest.approx([11.0, 0.0], abs=1e-5)
     assert torch.autograd.grad(taught.code_ND.sum(), latent)[0].tolist() == [[1.0, 1.0]]
@@ -164,7 +165,7 @@ def test_residual_starts_coarse_then_fine() -> None:
     for step in range(1, start + FINE_AFTER_STEPS + 20):
         picked = torch.randint(6, (64,), generator=generator)
         latent = coarse[picked // 3] + fine[picked % 3]
-        result = layer(latent, everywhere(latent))
+        result = layer(latent, *everywhere(latent))
         if step <= start + FINE_AFTER_STEPS:
             assert torch.allclose(result.code_ND, latent, atol=1e-5), "features pass as they are"
     assert (result.code_ND - latent).abs().max() < 0.1
@@ -177,7 +178,7 @@ def test_without_a_bank_k_means_never_touches_the_codebook() -> None:
     far = torch.tensor([[0.0, 0.0], [90.0, 0.0], [0.0, 90.0], [90.0, 90.0]])
     layer.codebook.copy_(far)
     for _ in range(10):
-        layer(torch.zeros(8, 2), torch.ones(8, dtype=torch.bool))
+        layer(torch.zeros(8, 2), *everywhere(torch.zeros(8)))
     assert int(layer.bank_fill) == 0 and int(layer.last_reinit) == 0
     assert torch.equal(layer.codebook[1:], far[1:])
 
@@ -192,8 +193,8 @@ def test_what_every_quantiser_keeps(name: str) -> None:
             if key.endswith("codebook"):
                 value.mul_(2.0)
     with torch.no_grad():
-        taught = layer.train()(latent, everywhere(latent))
-        quiet, decision = layer.eval()(latent, everywhere(latent)), layer.decide(latent)
+        taught = layer.train()(latent, *everywhere(latent))
+        quiet, decision = layer.eval()(latent, *everywhere(latent)), layer.decide(latent)
         table = layer.look_up(torch.arange(settings.codebook_size))
     assert taught.code_ND.shape == quiet.code_ND.shape == latent.shape
     assert int(quiet.token_N.min()) >= 0 and int(quiet.token_N.max()) < settings.codebook_size and len(quiet.token_N.unique()) > 12
@@ -224,5 +225,5 @@ def test_kinds_and_levels_that_do_not_fit_are_refused(changes: dict[str, Any], w
 def test_a_pair_of_codes_is_one_token_of_16_bits() -> None:
     settings = QuantizerConfig(kind=QuantizerKind.RESIDUAL, levels=(256, 128), codebook_size=32768, codebook_dim=2)
     layer = choose_quantizer(Config(quantizer=settings)).eval()
-    token = layer(torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)), torch.ones(5000, dtype=torch.bool)).token_N
+    token = layer(torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)), *everywhere(torch.zeros(5000))).token_N
     assert int(token.max()) > 16384 and np.array_equal(token.numpy().astype(np.uint16), token.numpy())

@@ -48,7 +48,7 @@ def steps_of(update: CodebookUpdate, rank: int, world_size: int) -> list[dict[st
         latent = torch.from_numpy((rng.normal(size=(CELLS, DIM)) * 0.3 + 2.0 * math.sin(step)).astype(np.float32))
         occupied = torch.from_numpy(rng.random(CELLS) < 0.2)
         mine = slice(rank * part, (rank + 1) * part)
-        loss = module(latent[mine], occupied[mine]).loss
+        loss = module(latent[mine], occupied[mine], torch.zeros_like(occupied[mine])).loss
         if update is CodebookUpdate.GRADIENT and loss.requires_grad:
             gradient, = torch.autograd.grad(loss, module.codebook)
             with torch.no_grad():
@@ -63,7 +63,7 @@ def use_of_scalars(rank: int, world_size: int) -> Tensor:
     corners = torch.tensor([[-9.0, -9.0], [9.0, 9.0]])
     part = len(corners) // world_size
     for _ in range(2):
-        module(corners[rank * part : (rank + 1) * part], torch.ones(part, dtype=torch.bool))
+        module(corners[rank * part : (rank + 1) * part], torch.ones(part, dtype=torch.bool), torch.zeros(part, dtype=torch.bool))
     return module.unused_steps
 
 

@@ -130,7 +130,7 @@ def test_latent_of_the_encoder_decodes_like_its_tokens() -> None:
     model = random_model()
     with torch.no_grad():
         latent = model.encode_latent(model.encode_patches(model.voxelize(box((3.0, 2.0)))))
-        quantized, code = model.quantize(latent, torch.zeros(model.grid.tokens_HW, dtype=torch.bool))
+        quantized, code = model.quantize(latent, *torch.zeros(2, *model.grid.tokens_HW, dtype=torch.bool))
         assert torch.equal(code, model.look_up(quantized.token_N.view(model.grid.tokens_HW)))
 
 

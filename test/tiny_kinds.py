@@ -10,6 +10,7 @@ from copilot4d_core.config import Config, QuantizerConfig, QuantizerKind, preset
 
 KINDS = {
     "vq": QuantizerConfig(codebook_size=64, codebook_dim=8),
+    "blank token": QuantizerConfig(codebook_size=64, codebook_dim=8, blank_token=True),
     "cosine": QuantizerConfig(kind=QuantizerKind.COSINE, codebook_size=64, codebook_dim=8),
     "fsq": QuantizerConfig(kind=QuantizerKind.FSQ, levels=(8, 5, 5, 5), codebook_size=1000, codebook_dim=4),
     "residual": QuantizerConfig(kind=QuantizerKind.RESIDUAL, levels=(16, 8), codebook_size=128, codebook_dim=8),

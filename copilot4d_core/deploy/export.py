@@ -29,8 +29,8 @@ from copilot4d_core.deploy.prior_file import IN_EXPORT
 from copilot4d_core.deploy.token_prior import load_prior
 from copilot4d_core.model_file import Model, write_tensors
 
-TENSORRT_OPERATORS = frozenset({"Add", "ArgMax", "Cast", "Gather", "Gelu", "LayerNormalization", "MatMul", "Max", "Mul", "ReduceMax", "ReduceSum",
-                                "Reshape", "Round", "Softmax", "Tanh", "Transpose"})
+TENSORRT_OPERATORS = frozenset({"Abs", "Add", "ArgMax", "Cast", "Gather", "Gelu", "Greater", "LayerNormalization", "MatMul", "Max", "MaxPool", "Mul",
+                                "ReduceMax", "ReduceSum", "Reshape", "Round", "Softmax", "Sub", "Tanh", "Transpose"})
 """What our networks are made of; TensorRT 10.0 to 11 list all of them in their parser's operators.md, up to opset 20."""
 CHECK_SEED = 3
 LEAST_AGREEMENT = {"fp32": 0.999, "fp16": 0.99}

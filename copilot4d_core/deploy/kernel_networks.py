@@ -76,6 +76,17 @@ def _through(blocks: list[SwinBlock], map_NC: Any, occupied_HW: BoolArray) -> Bo
     return occupied_HW
 
 
+def beside(held_HW: BoolArray) -> BoolArray:
+    """Cells that are held or touch one that is, across corners too."""
+    rows, columns = held_HW.shape
+    padded = np.pad(held_HW, 1)
+    found = np.zeros_like(held_HW)
+    for y in range(3):
+        for x in range(3):
+            found |= padded[y:y + rows, x:x + columns]
+    return found
+
+
 class EncoderKernels:
     """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6.
 
@@ -105,6 +116,7 @@ class EncoderKernels:
                                       packed(tensors["pre_quantizer.2.weight"].T), -lengths, packed(codes.T))
         self._occupied: Any = wp.zeros(patches, dtype=wp.int32, device=CPU)
         self._blank = _flat(tensors["patch_embedding.bias"])
+        self._has_blank_token = model.config.quantizer.blank_token
         self._remember_blank()
 
     def _remember_blank(self) -> None:
@@ -127,12 +139,14 @@ class EncoderKernels:
         patches: Any = wp.array(patches_HWC.reshape(-1, patches_HWC.shape[2]), dtype=wp.float32, ndim=2, device=CPU, copy=False)
         self._begin(patches)
         occupied = np.asarray(self._occupied.numpy(), dtype=bool).reshape(self._patches_HW)
+        rows, columns = self._tokens_HW
+        held = np.asarray(occupied.reshape(rows, 2, columns, 2).any(axis=(1, 3)))
         occupied = _through(self._stage1, self._map, occupied)
         self._merge_cells()
-        rows, columns = self._tokens_HW
         _through(self._stage2, self._token_map, np.asarray(occupied.reshape(rows, 2, columns, 2).any(axis=(1, 3))))
         launch_groups(self._nearest, len(self._token_map) // GROUP, [self._token_map, self._nearest_weights, self._tokens])
-        return np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
+        found = np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
+        return found * beside(held) if self._has_blank_token else found
 
 
 class DecoderKernels:

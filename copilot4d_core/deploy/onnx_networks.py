@@ -48,7 +48,11 @@ def encoder_network(model: Model, precision: str) -> ModelProto:
     x, order = _stage(build, "encoder.stage2", x, np.arange(height * width // 4), tokens_HW, swin.heads[1], swin.window, swin.encoder_depths[1])
     x = build.cast("latent", x, np.float32) if precision == "fp16" else x
     x = build.node("Gelu", "pre_quantizer.1", [build.layer_norm("pre_quantizer.0", x)])
-    build.reshape("tokens", build.rows("tokens/order", token_rows(build, model, x), _from_to(order, np.arange(len(order)))), tokens_HW)
+    tokens = build.rows("tokens/order", token_rows(build, model, x), _from_to(order, np.arange(len(order))))
+    if model.config.quantizer.blank_token:
+        build.node("Mul", "tokens", [build.reshape("tokens/map", tokens, tokens_HW), _not_blank(build, (height, width))])
+    else:
+        build.reshape("tokens", tokens, tokens_HW)
     return build.model("encoder", networks(model.config)["encoder"], model.model_id)
 
 
@@ -71,6 +75,18 @@ def decoder_network(model: Model, precision: str) -> ModelProto:
     build.reshape("features", build.layer_norm("feature_grid.norm", x), (height, width, dims[0]))
     _skip_logits(build, x, grid)
     return build.model("decoder", networks(model.config)["decoder"], model.model_id)
+
+
+def _not_blank(build: OnnxBuilder, patches_HW: tuple[int, int]) -> str:
+    """1 where a token cell or one beside it holds a point, else 0, int32: a patch that holds none is the embedding's bias, bit for bit."""
+    build.dtype = np.dtype(np.float32)
+    apart = build.node("Sub", "blank/apart", ["patches", build.constant("blank/patch", build.tensors["patch_embedding.bias"])])
+    axes = build.constant("blank/axes", np.array([2], dtype=np.int64))
+    largest = build.node("ReduceMax", "blank/largest", [build.node("Abs", "blank/distance", [apart]), axes], keepdims=0)
+    around = build.node("MaxPool", "blank/around", [build.reshape("blank/image", largest, (1, 1, *patches_HW))], kernel_shape=[6, 6], strides=[2, 2],
+                        pads=[2, 2, 2, 2])
+    held = build.node("Greater", "blank/held", [around, build.constant("blank/nothing", np.zeros((), dtype=np.float32))])
+    return build.cast("blank/factor", build.reshape("blank/map", held, (patches_HW[0] // 2, patches_HW[1] // 2)), np.int32)
 
 
 def _skip_logits(build: OnnxBuilder, x: str, grid: Grid) -> None:

@@ -30,9 +30,10 @@ class TorchReference:
     @torch.inference_mode()
     def tokens(self, patches_HWC: FloatArray) -> tuple[IntGrid, FloatArray]:
         """Tokens (h, w), and by how much each beat the next, (h, w) float32; see `Decision`."""
-        decision = self.tokenizer.quantizer.decide(self._latent(torch.from_numpy(patches_HWC)).flatten(0, 1))
-        shape = self.tokenizer.grid.tokens_HW
-        return decision.token_N.view(shape).numpy(), decision.margin_N.view(shape).numpy()
+        patch_HWC = torch.from_numpy(patches_HWC)
+        decision = self.tokenizer.quantizer.decide(self._latent(patch_HWC).flatten(0, 1))
+        blank, shape = self.tokenizer.blank_cells(patch_HWC), self.tokenizer.grid.tokens_HW
+        return (decision.token_N.view(shape).masked_fill(blank, 0).numpy(), decision.margin_N.view(shape).masked_fill(blank, torch.inf).numpy())
 
     @torch.inference_mode()
     def decoded(self, tokens_HW: IntGrid) -> tuple[FloatArray, FloatArray]:

@@ -27,10 +27,7 @@ class TorchRunner(CpuRunner):
 
     @torch.inference_mode()
     def _tokens(self, patches_HWC: FloatArray) -> TokenArray:
-        model = self.tokenizer
-        latent = model.encode_latent(torch.from_numpy(patches_HWC))
-        quantized, _ = model.quantize(latent, torch.zeros(latent.shape[:2], dtype=torch.bool))
-        return np.asarray(quantized.token_N.view(model.grid.tokens_HW).numpy(), dtype=np.uint16)
+        return np.asarray(self.tokenizer.tokenize_patches(torch.from_numpy(patches_HWC)).numpy(), dtype=np.uint16)
 
     @torch.inference_mode()
     def _decoded(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:

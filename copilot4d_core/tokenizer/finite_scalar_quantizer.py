@@ -45,16 +45,18 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("unused_steps", torch.zeros(settings.codebook_size, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, latent_ND: Tensor, occupied_N: Tensor) -> Quantized:
+    def forward(self, latent_ND: Tensor, occupied_N: Tensor, blank_N: Tensor) -> Quantized:
         bounded = self._bounded(latent_ND.float())
-        token_N = self._tokens(bounded)
+        token_N = self._tokens(bounded).masked_fill(blank_N, 0)
         if not self.training:
             return Quantized(self.look_up(token_N), token_N, latent_ND.new_zeros(()))
         self.step += 1
         self.unused_steps += 1
         self.unused_steps[ranks.total(torch.bincount(token_N, minlength=len(self.unused_steps))) > 0] = 0
-        value = bounded if int(self.step) <= self.start_step else straight_through(bounded, bounded.round())
-        return Quantized(value / self.half_width, token_N, latent_ND.new_zeros(()))
+        if int(self.step) <= self.start_step:
+            return Quantized(bounded / self.half_width, token_N, latent_ND.new_zeros(()))
+        value = torch.where(blank_N[:, None], self.look_up(token_N), straight_through(bounded, bounded.round()) / self.half_width)
+        return Quantized(value, token_N, latent_ND.new_zeros(()))
 
     def look_up(self, token: Tensor) -> Tensor:
         digits = token[..., None] // self.place % self.steps

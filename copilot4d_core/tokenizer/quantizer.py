@@ -38,12 +38,13 @@ class Quantizer(nn.Module, abc.ABC):
     """Draws of the codebook's care; its state belongs to a checkpoint."""
 
     @abc.abstractmethod
-    def forward(self, latent_ND: Tensor, occupied_N: Tensor) -> Quantized:
+    def forward(self, latent_ND: Tensor, occupied_N: Tensor, blank_N: Tensor) -> Quantized:
         """Quantise N cells; in training also take care of the codes.
 
         Args:
             latent_ND: (N, codebook_dim) float32.
             occupied_N: (N,) bool, cells that hold a point.
+            blank_N: (N,) bool, cells that become token 0, whatever their latent.
         """
 
     @abc.abstractmethod

@@ -41,15 +41,15 @@ class ResidualQuantizer(Quantizer):
         self.generator = self.fine.generator = self.coarse.generator
         self.fine_codes = settings.levels[1]
 
-    def forward(self, latent_ND: Tensor, occupied_N: Tensor) -> Quantized:
+    def forward(self, latent_ND: Tensor, occupied_N: Tensor, blank_N: Tensor) -> Quantized:
         if not self.training:
-            token_N = self.decide(latent_ND).token_N
+            token_N = self.decide(latent_ND).token_N.masked_fill(blank_N, 0)
             return Quantized(self.look_up(token_N), token_N, latent_ND.new_zeros(()))
         latent = latent_ND.float()
-        coarse = self.coarse(latent, occupied_N)
+        coarse = self.coarse(latent, occupied_N, blank_N)
         if int(self.coarse.step) <= self.coarse.start_step:
             return Quantized(coarse.code_ND, coarse.token_N * self.fine_codes, coarse.loss)
-        fine = self.fine(latent - coarse.code_ND.detach(), occupied_N)
+        fine = self.fine(latent - coarse.code_ND.detach(), occupied_N, blank_N)
         code_ND = self.estimator(latent, (coarse.code_ND + fine.code_ND).detach())
         return Quantized(code_ND, coarse.token_N * self.fine_codes + fine.token_N, coarse.loss + fine.loss)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from copilot4d_core.config import Config
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
@@ -86,15 +87,32 @@ class Tokenizer(nn.Module):
         latent_HWD: Tensor = self.pre_quantizer(token_HWC.float())
         return latent_HWD
 
-    def quantize(self, latent_HWD: Tensor, occupied_HW: Tensor) -> tuple[Quantized, Tensor]:
-        """Chosen codes; the quantiser's result and the codes as a map, (H, W, codebook_dim)."""
-        quantized = self.quantizer(latent_HWD.flatten(0, 1), occupied_HW.flatten())
+    def blank_cells(self, patch_HWC: Tensor) -> Tensor:
+        """Token cells that become token 0: no point in them or in the eight beside them, (H / 2, W / 2) bool; none where the settings say so."""
+        if not self.config.quantizer.blank_token:
+            return torch.zeros(self.grid.tokens_HW, dtype=torch.bool)
+        held = (patch_HWC.detach() != self.patch_embedding.bias.detach()).any(dim=2).float()
+        return functional.max_pool2d(held[None], kernel_size=6, stride=2, padding=2)[0] == 0  # a cell is 2 x 2 patches, 3 x 3 cells are 6 x 6
+
+    def quantize(self, latent_HWD: Tensor, occupied_HW: Tensor, blank_HW: Tensor) -> tuple[Quantized, Tensor]:
+        """Chosen codes; the quantiser's result and the codes as a map, (H, W, codebook_dim).
+
+        Args:
+            latent_HWD: (H, W, codebook_dim).
+            occupied_HW: bool, cells that hold points; looked at in training only.
+            blank_HW: bool, see `blank_cells`.
+        """
+        quantized = self.quantizer(latent_HWD.flatten(0, 1), occupied_HW.flatten(), blank_HW.flatten())
         return quantized, quantized.code_ND.view(latent_HWD.shape)
 
     def tokenize(self, points_m: FloatArray) -> Tensor:
         """Tokens of a cloud, (H, W) int64; the quantiser must be in evaluation mode."""
-        latent = self.encode_latent(self.encode_patches(self.voxelize(points_m)))
-        quantized, _ = self.quantize(latent, torch.zeros(latent.shape[:2], dtype=torch.bool))
+        return self.tokenize_patches(self.encode_patches(self.voxelize(points_m)))
+
+    def tokenize_patches(self, patch_HWC: Tensor) -> Tensor:
+        """As `tokenize`, from the patch map."""
+        blank = self.blank_cells(patch_HWC)
+        quantized, _ = self.quantize(self.encode_latent(patch_HWC), torch.zeros_like(blank), blank)
         return quantized.token_N.view(self.grid.tokens_HW)
 
     def look_up(self, token_HW: Tensor) -> Tensor:

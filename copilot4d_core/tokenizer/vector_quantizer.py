@@ -84,16 +84,17 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("last_reinit", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, latent_ND: Tensor, occupied_N: Tensor) -> Quantized:
+    def forward(self, latent_ND: Tensor, occupied_N: Tensor, blank_N: Tensor) -> Quantized:
         """Quantise N cells; in training also update the codebook and its bank, one step a call.
 
         Args:
             latent_ND: (N, codebook_dim) float32; in training all cells of the batch, of which each rank has an equal part.
             occupied_N: (N,) bool, cells that hold a point (used for the bank only).
+            blank_N: (N,) bool, cells that become token 0; they alone soon decide where its code lies.
         """
         latent = self.placed(latent_ND.float())
         if not self.training:
-            token_N = nearest_code(latent, self.codes())
+            token_N = nearest_code(latent, self.codes()).masked_fill(blank_N, 0)
             return Quantized(self.look_up(token_N), token_N, latent.new_zeros(()))
         self._fill_bank(latent.detach(), occupied_N)
         self.step += 1
@@ -101,7 +102,7 @@ class VectorQuantizer(Quantizer):
             return Quantized(latent, nearest_code(latent.detach(), self.codes()), latent.new_zeros(()))
         self._care()
         codes = self.codes()
-        token_N = nearest_code(latent.detach(), codes)
+        token_N = nearest_code(latent.detach(), codes).masked_fill(blank_N, 0)
         code = codes[token_N]
         loss = self.settings.commitment_weight * self._squared(latent, code.detach())
         self._count_use(token_N)

@@ -77,10 +77,12 @@ class TrainingModule(lightning.LightningModule):
         """
         model = self.tokenizer
         occupied = [model.grid.pool_mask(example.occupancy_YXZ) for example in batch]
-        latent_BHWD = torch.stack([model.encode_latent(model.encode_patches(model.voxelize(example.points_m))) for example in batch])
+        patches = [model.encode_patches(model.voxelize(example.points_m)) for example in batch]
+        latent_BHWD = torch.stack([model.encode_latent(patch_HWC) for patch_HWC in patches])
         refuse_not_finite("the encoder's output", latent_BHWD.isfinite().flatten(1).all(dim=1))
         cells_BHW = torch.stack([self._token_cells(mask) for mask in occupied])
-        quantized, code = model.quantize(latent_BHWD.flatten(0, 1), cells_BHW.flatten(0, 1))
+        blank_BHW = torch.stack([model.blank_cells(patch_HWC) for patch_HWC in patches])
+        quantized, code = model.quantize(latent_BHWD.flatten(0, 1), cells_BHW.flatten(0, 1), blank_BHW.flatten(0, 1))
         return [self._losses(example, mask, code_HWD, quantized.loss)
                 for example, mask, code_HWD in zip(batch, occupied, code.view(latent_BHWD.shape), strict=True)]
 
