@@ -226,7 +226,8 @@ class SpatialSkipConfig:
 class RenderingConfig:
     """Sampling along rays. The paper does not state the number of samples: the spacing and limits are our choice."""
 
-    step_m: float = 0.2
+    step_m: float = 0.25
+    """With 0.2 m a march takes a quarter more samples, and is no nearer to the surface (`kernels/ray_median.py` looks between samples)."""
     max_samples: int = 256
     stop_transmittance: float = 1e-6
     """A ray stops where less than this is left of it; what lies behind could move its depth by less than 0.1 mm."""
@@ -317,7 +318,7 @@ def _mini() -> Config:
         grid=GridConfig(x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0, voxel_x_m=0.3125, voxel_y_m=0.3125, patch_voxels=2),
         bev_pooling=BEVPoolingConfig(dim=32, z_embedding_dim=16),
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
-        quantizer=QuantizerConfig(codebook_dim=32),
+        quantizer=QuantizerConfig(codebook_dim=32, blank_token=True),
         spatial_skip=SpatialSkipConfig(pool_voxels=4),
         training=TrainingConfig(optimizer=OptimizerKind.MUON, learning_rate=2e-3, warmup_steps=200, steps=8_000, batch_scans=1,
                                 codebook_start_step=300),

@@ -131,11 +131,11 @@ def test_a_key_that_a_file_lacks_is_what_it_was_before_and_not_the_default() -> 
 
 
 def test_without_the_spatial_skip_a_ray_must_reach_the_far_side() -> None:
-    # tiny: 20 x 20 x 4.5 m, diagonal 28.64 m, 144 steps of 0.2 m.
+    # tiny: 20 x 20 x 4.5 m, diagonal 28.64 m, 115 steps of 0.25 m.
     text = "preset: tiny\nspatial_skip: {enabled: false}\nrendering: {max_samples: %d}"
-    assert not config_from_yaml(text % 144).spatial_skip.enabled
-    with pytest.raises(ValueError, match="takes 144 samples, got 143; set rendering.max_samples to 144"):
-        config_from_yaml(text % 143)
+    assert not config_from_yaml(text % 115).spatial_skip.enabled
+    with pytest.raises(ValueError, match="takes 115 samples, got 114; set rendering.max_samples to 115"):
+        config_from_yaml(text % 114)
 
 
 def test_dictionary_of_another_version_is_refused() -> None:

@@ -17,7 +17,8 @@ from copilot4d_core.config_file import config_from_yaml
 
 BASELINE: dict[str, dict[str, Any]] = {
     "quantizer": {"kind": "vq", "levels": [], "estimator": "straight_through", "codebook_size": 1024, "codebook_dim": 32, "update": "ema",
-                  "kmeans_bank": True, "bank_occupied_share": 0.5},
+                  "kmeans_bank": True, "bank_occupied_share": 0.5, "blank_token": True},
+    "rendering": {"step_m": 0.25},
     "spatial_skip": {"enabled": True},
     "loss": {"concentration_eps_m": 0.4, "opacity_weight": 0.1},
     "training": {"seed": 0, "optimizer": "muon", "learning_rate": 2e-3, "rays_per_scan": 2048, "empty_rays_per_scan": 256},
@@ -52,6 +53,7 @@ SETTINGS = (
     _quantizer("dim 1024", "the paper's codebook dimension", codebook_dim=1024),
     _quantizer("residual 32 x 32", "two levels at the baseline's rate", kind="residual", levels=[32, 32]),
     _quantizer("residual 256 x 128", "two levels, half as many bits again", kind="residual", levels=[256, 128], codebook_size=32768),
+    _quantizer("no blank token", "cells without a point around them choose codes like all others", blank_token=False),
     _quantizer("no bank", "a codebook that K-Means neither starts nor renews", kmeans_bank=False),
     _quantizer("even bank", "the bank drawn from all cells alike, as in the paper; most cells are blank", bank_occupied_share=0.0),
     _quantizer("cosine, rotation", "both together", kind="cosine", estimator="rotation"),
