@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Shapes = Mapping[str, tuple[int, ...]]
-PER_OUTPUT = {"Add": 1, "Sub": 1, "Mul": 1, "Div": 1, "Max": 1, "Min": 1, "Neg": 1, "Round": 1, "Floor": 1, "Clip": 2, "Sqrt": 1, "Tanh": 8,
-              "Gelu": 8, "Softmax": 5, "LayerNormalization": 8}
+PER_OUTPUT = {"Abs": 1, "Greater": 1, "Add": 1, "Sub": 1, "Mul": 1, "Div": 1, "Max": 1, "Min": 1, "Neg": 1, "Round": 1, "Floor": 1, "Clip": 2,
+              "Sqrt": 1, "Tanh": 8, "Gelu": 8, "Softmax": 5, "LayerNormalization": 8}
 """Operations for each number of the result. Softmax: largest, difference, exponential, sum, quotient. Layer norm: sum, difference, square,
 sum, product with the inverse root, scale, shift, and one for the root's share. Gelu and tanh: a polynomial of about eight steps."""
-PER_INPUT = {"ArgMax": 1, "ReduceMax": 1, "ReduceSum": 1, "ReduceMean": 1}
+PER_INPUT = {"ArgMax": 1, "MaxPool": 1, "ReduceMax": 1, "ReduceSum": 1, "ReduceMean": 1}
 """Operations for each number of the first input."""
 FREE = {"Gather", "Transpose", "Reshape", "Cast", "Concat", "Slice", "Split", "Squeeze", "Unsqueeze", "Identity"}
 """They only move numbers."""
