@@ -73,7 +73,7 @@ def ray_median(weights: np.ndarray, distances: np.ndarray) -> float:
     reached = np.flatnonzero(np.cumsum(weights) >= 0.5)
     if not len(reached):
         return np.nan
-    near = [i for i in range(reached[0] - 2, reached[0] + 3) if 0 <= i < len(weights) and abs(distances[i] - distances[reached[0]]) <= 0.4]
+    near = [i for i in range(reached[0] - 2, reached[0] + 3) if 0 <= i < len(weights) and abs(distances[i] - distances[reached[0]]) <= 0.41]
     return float(np.average(distances[near], weights=weights[near]))
 
 

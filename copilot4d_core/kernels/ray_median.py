@@ -4,14 +4,14 @@
 
 It is the weighted mean distance of the sample at which the summed weight reaches one half and of up to `BESIDE` samples before and behind
 it, as far as they lie within `SURFACE_M`. Our choice: the margin is that of the concentration term, and holds so many samples at the usual
-step. The distance of that one sample would be off by up to half a step, whatever the weights say; dust before a wall stays out of the mean.
+step, with a centimetre so that rounding does not decide. The distance of that one sample would be off by up to half a step, whatever the weights say; dust before a wall stays out of the mean.
 """
 
 from __future__ import annotations
 
 import warp as wp
 
-SURFACE_M = 0.4
+SURFACE_M = 0.41
 BESIDE = 2
 
 
