@@ -206,7 +206,7 @@ def test_a_ray_that_misses_the_region_or_the_mask_has_no_sample(grid: Grid) -> N
     origin = np.array([[0, 0, 50.0], [0, 0, 0]], dtype=np.float32)
     direction = np.array([[1.0, 0, 0], [1.0, 0, 0]], dtype=np.float32)
     half = np.full(2, 0.5, dtype=np.float32)
-    assert sample_rays(origin, direction, mask, grid, half).count_R.tolist() == [0, 40]  # 10 m in steps of 0.2 m
+    assert sample_rays(origin, direction, mask, grid, half).count_R.tolist() == [0, 40]  # 10 m in steps of 0.25 m
     assert sample_rays(origin, direction, ~mask, grid, half).count_R.tolist() == [0, 0]
 
 

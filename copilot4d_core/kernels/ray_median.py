@@ -3,8 +3,9 @@
 """The median depth of a ray, gathered from its weights sample by sample (inference): where the surface lies that stops half of the light.
 
 It is the weighted mean distance of the sample at which the summed weight reaches one half and of up to `BESIDE` samples before and behind
-it, as far as they lie within `SURFACE_M`. Our choice: the margin is that of the concentration term, and holds so many samples at the usual
-step, with a centimetre so that rounding does not decide. The distance of that one sample would be off by up to half a step, whatever the weights say; dust before a wall stays out of the mean.
+it, as far as they lie within `SURFACE_M`. Our choice: the margin is that of the concentration term, and a centimetre, so that rounding does
+not decide over samples two steps of 0.2 m away. The distance of that one sample would be off by up to half a step, whatever the weights say;
+dust before a wall stays out of the mean.
 """
 
 from __future__ import annotations
