@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 
 from copilot4d_core.config import preset
-from copilot4d_core.data.rays import Rays
+from copilot4d_core.data.rays import Rays, rays_from_points
+from copilot4d_core.data.sources import open_scans
+from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.exported_model import TIE
+from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
+from copilot4d_core.deploy.torch_reference import TorchReference
 from copilot4d_core.evaluation import agreement
 from copilot4d_core.evaluation.agreement import Variant, crosses_only, measure
 from copilot4d_core.evaluation.report import DataSet, open_data_sets
@@ -34,8 +38,9 @@ def test_every_variant_keeps_its_bars_on_real_scans(lidar_data: Path) -> None:
     assert rows["kernels"].largest_gap <= TIE
     assert rows["onnx fp32"].tokens >= 0.9999
     assert rows["onnx fp32"].largest_gap <= TIE
-    for name in ("kernels", "onnx fp32"):  # the bar is 99 % of the rays within 1 mm; all but a few in 200,000 are
-        assert rows[name].jumped <= 1e-4 * rows[name].rays  # where half falls between two samples: 12 rays, by 3 mm at most
+    # The bar is 99 % of the rays within 1 mm. A token that a tie decides otherwise reaches rays beside its cell through the decoder's windows.
+    for name in ("kernels", "onnx fp32"):
+        assert rows[name].jumped <= 1e-4 * rows[name].rays
     assert rows["onnx fp16"].tokens >= 0.995
     assert rows["torch fp16 encoder"].tokens >= 0.995
     assert rows["onnx int8"].tokens >= 0.97
@@ -67,6 +72,21 @@ def test_a_variant_that_is_wrong_misses_its_bars(lidar_data: Path, monkeypatch: 
     assert tokens.largest_gap > TIE
     assert not depths.is_kept
     assert depths.depth_p99_m > 0.02
+
+
+@pytest.mark.parametrize("folder", ["kitti_odometry_00", "kitti_object", "nuscenes_sweep", "pandar64"])
+def test_all_rays_from_the_same_tokens_have_the_same_depths(lidar_data: Path, folder: str) -> None:
+    model = read_model(PACKAGED_WEIGHTS)
+    scan, grid, stages = open_scans(lidar_data / folder)[0], Grid(model.config), CpuStages(kernel_weights(model.tensors), model.config)
+    shown = np.flatnonzero(grid.inside(scan.points_m))[::7]
+    rays, _ = rays_from_points(scan.points_m[shown], scan.point_origins_m[shown])
+    reference = TorchReference(model)
+    tokens, _ = reference.tokens(stages.patch_map(scan.points_m))
+    expected_m = stages.render(*reference.decoded(tokens), rays).depth_m
+    assert np.isfinite(expected_m).mean() > 0.9
+    for way in agreement.variants(model):
+        if way.name in ("kernels", "onnx fp32"):
+            np.testing.assert_allclose(stages.render(*way.decode(tokens), rays).depth_m, expected_m, atol=1e-4, rtol=0, err_msg=way.name)
 
 
 def test_rays_are_compared_only_where_all_their_cells_agree() -> None:

@@ -78,30 +78,28 @@ def corners(positions_M3: FloatArray, grid: Grid) -> Corners:
 
 
 _GATHER = """
-    const SCALAR* weight = weights.data + static_cast<size_t>(i) * 8;
+    const size_t i = row;
+    const SCALAR* weight = weights.data + i * 8;
     SCALAR sum[CHANNELS];
     for (int c = 0; c < CHANNELS; ++c) sum[c] = 0;
     for (int corner = 0; corner < 8; ++corner) {
-        const SCALAR* cell = features.data + static_cast<size_t>(slots.data[static_cast<size_t>(i) * 8 + corner]) * CHANNELS;
+        const SCALAR* cell = source.data + static_cast<size_t>(slots.data[i * 8 + corner]) * CHANNELS;
         for (int c = 0; c < CHANNELS; ++c) sum[c] += weight[corner] * cell[c];
     }
-    for (int c = 0; c < CHANNELS; ++c) out.data[static_cast<size_t>(i) * CHANNELS + c] = sum[c];
+    for (int c = 0; c < CHANNELS; ++c) out.data[i * CHANNELS + c] = sum[c];
 """
 _SCATTER = """
-    // A part has channels of its own, so that no two parts write the same number.
+    // A row is a part, which has channels of its own, so that no two parts write the same number.
+    const int begin = row * PART;
     for (size_t i = 0; i < static_cast<size_t>(slots.shape[0]); ++i) {
         SCALAR given[PART];
-        for (int c = 0; c < PART; ++c) given[c] = gradient.data[i * CHANNELS + part * PART + c];
+        for (int c = 0; c < PART; ++c) given[c] = source.data[i * CHANNELS + begin + c];
         for (int corner = 0; corner < 8; ++corner) {
-            SCALAR* cell = out.data + static_cast<size_t>(slots.data[i * 8 + corner]) * CHANNELS + part * PART;
+            SCALAR* cell = out.data + static_cast<size_t>(slots.data[i * 8 + corner]) * CHANNELS + begin;
             for (int c = 0; c < PART; ++c) cell[c] += weights.data[i * 8 + corner] * given[c];
         }
     }
 """
-
-
-def _code(body: str, channels: int, is_double: bool) -> str:
-    return f"typedef {'double' if is_double else 'float'} SCALAR; constexpr int CHANNELS = {channels}, PART = {_channels_per_part(channels)};" + body
 
 
 def _channels_per_part(channels: int) -> int:
@@ -109,33 +107,21 @@ def _channels_per_part(channels: int) -> int:
 
 
 @cache
-def _gather_kernel(channels: int, scalar: Any) -> wp.Kernel:
-    @wp.func_native(_code(_GATHER, channels, scalar is wp.float64))
-    def run(i: int, features: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+def _kernel(body: str, channels: int, scalar: Any) -> wp.Kernel:
+    kind = "double" if scalar is wp.float64 else "float"
+    code = f"typedef {kind} SCALAR; constexpr int CHANNELS = {channels}, PART = {_channels_per_part(channels)};" + body
+
+    @wp.func_native(code)
+    def run(row: int, source: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
             out: wp.array2d(dtype=scalar)):
         ...
 
     @wp.kernel(module="unique")
-    def gather(first: int, features: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
-               out: wp.array2d(dtype=scalar)):
-        run(first + wp.tid(), features, slots, weights, out)
+    def interpolation(first: int, source: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
+                      out: wp.array2d(dtype=scalar)):
+        run(first + wp.tid(), source, slots, weights, out)
 
-    return gather
-
-
-@cache
-def _scatter_kernel(channels: int, scalar: Any) -> wp.Kernel:
-    @wp.func_native(_code(_SCATTER, channels, scalar is wp.float64))
-    def run(part: int, gradient: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
-            out: wp.array2d(dtype=scalar)):
-        ...
-
-    @wp.kernel(module="unique")
-    def scatter(first: int, gradient: wp.array2d(dtype=scalar), slots: wp.array2d(dtype=wp.int32), weights: wp.array2d(dtype=scalar),
-                out: wp.array2d(dtype=scalar)):
-        run(first + wp.tid(), gradient, slots, weights, out)
-
-    return scatter
+    return interpolation
 
 
 def _scalar(array: AnyFloat) -> type:
@@ -154,7 +140,7 @@ def interpolate(features_UC: AnyFloat, slot_M8: IntArray, weight_M8: AnyFloat) -
     """
     out = np.empty((len(slot_M8), features_UC.shape[1]), dtype=features_UC.dtype)
     scalar = _scalar(features_UC)
-    launch_rows(_gather_kernel(features_UC.shape[1], scalar), len(slot_M8), [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
+    launch_rows(_kernel(_GATHER, features_UC.shape[1], scalar), len(slot_M8), [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
         (features_UC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))])
     return out
 
@@ -169,6 +155,6 @@ def interpolate_backward(gradient_MC: AnyFloat, slot_M8: IntArray, weight_M8: An
     scalar = _scalar(gradient_MC)
     channels = gradient_MC.shape[1]
     parts = channels // _channels_per_part(channels)
-    launch_rows(_scatter_kernel(channels, scalar), parts, [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
+    launch_rows(_kernel(_SCATTER, channels, scalar), parts, [wp.array(a, dtype=t, ndim=2, device=CPU, copy=False) for a, t in (
         (gradient_MC, scalar), (slot_M8, wp.int32), (weight_M8, scalar), (out, scalar))], least=1)
     return out

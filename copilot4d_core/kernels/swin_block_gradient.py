@@ -24,16 +24,10 @@ GROUPS = 16
 """Sums of the weights' gradient that are made side by side."""
 
 _TOOLS = """
-    // Derivative of x Phi(x), beside its value; erf as in `gelu`.
+    // x Phi(x), and its derivative Phi(x) + x phi(x) beside it.
     const auto gelu_and_slope = [&](vf x, vf& slope) -> vf {
-        const vf z = __builtin_elementwise_abs(x) * 0.707106781f;
-        const vf t = 1.0f / fma(z, (vf)(0.3275911f), (vf)(1.0f));
-        vf series = (vf)(1.061405429f);
-        series = fma(series, t, (vf)(-1.453152027f));
-        series = fma(series, t, (vf)(1.421413741f));
-        series = fma(series, t, (vf)(-0.284496736f));
-        series = fma(series, t, (vf)(0.254829592f));
-        const vf bell = exponential(-z * z), tail = series * t * bell;
+        vf bell;
+        const vf tail = bell_tail(x, bell);
         const vf phi = 0.5f * (x < 0.0f ? tail : 2.0f - tail);
         slope = fma(x * 0.398942280f, bell, phi);
         return x * phi;

@@ -64,8 +64,8 @@ VECTORS = """
         // Below it 0: what float32 could still hold becomes denormal a product later, and such numbers cost a hundred times as much.
         return x < -80.0f ? (vf)(0.0f) : series * power;
     };
-    // x Phi(x); erf as in Abramowitz and Stegun 7.1.26, which errs by at most 1.5e-7.
-    const auto gelu = [&](vf x) -> vf {
+    // 1 - erf(|x| / sqrt(2)), and e^(-x^2 / 2) beside it; as in Abramowitz and Stegun 7.1.26, which errs by at most 1.5e-7.
+    const auto bell_tail = [&](vf x, vf& bell) -> vf {
         const vf z = __builtin_elementwise_abs(x) * 0.707106781f;
         const vf t = 1.0f / fma(z, (vf)(0.3275911f), (vf)(1.0f));
         vf series = (vf)(1.061405429f);
@@ -73,8 +73,13 @@ VECTORS = """
         series = fma(series, t, (vf)(1.421413741f));
         series = fma(series, t, (vf)(-0.284496736f));
         series = fma(series, t, (vf)(0.254829592f));
-        const vf tail = series * t * exponential(-z * z);
-        return 0.5f * (x + __builtin_elementwise_abs(x) * (1.0f - tail));
+        bell = exponential(-z * z);
+        return series * t * bell;
+    };
+    // x Phi(x).
+    const auto gelu = [&](vf x) -> vf {
+        vf bell;
+        return 0.5f * (x + __builtin_elementwise_abs(x) * (1.0f - bell_tail(x, bell)));
     };
     // (x - mean) / sqrt(variance + 1e-5) * scale + shift over the channels of a row.
     const auto layer_norm = [&](const float* from, const float* scale, const float* shift, int channels, auto&& put) {
