@@ -134,19 +134,21 @@ class EncoderKernels:
     def _merge_cells(self) -> None:
         launch_groups(self._merge, len(self._token_map) // GROUP, [self._tokens_HW[1], self._map, self._merge_weights, self._token_map])
 
+    def _in_tokens(self, patches_HW: BoolArray) -> BoolArray:
+        rows, columns = self._tokens_HW
+        return np.asarray(patches_HW.reshape(rows, 2, columns, 2).any(axis=(1, 3)))
+
     def __call__(self, patches_HWC: FloatArray) -> TokenArray:
         """(H, W, C) float32 to (H / 2, W / 2) uint16."""
         patches: Any = wp.array(patches_HWC.reshape(-1, patches_HWC.shape[2]), dtype=wp.float32, ndim=2, device=CPU, copy=False)
         self._begin(patches)
         occupied = np.asarray(self._occupied.numpy(), dtype=bool).reshape(self._patches_HW)
-        rows, columns = self._tokens_HW
-        held = np.asarray(occupied.reshape(rows, 2, columns, 2).any(axis=(1, 3)))
-        occupied = _through(self._stage1, self._map, occupied)
+        reached = _through(self._stage1, self._map, occupied)
         self._merge_cells()
-        _through(self._stage2, self._token_map, np.asarray(occupied.reshape(rows, 2, columns, 2).any(axis=(1, 3))))
+        _through(self._stage2, self._token_map, self._in_tokens(reached))
         launch_groups(self._nearest, len(self._token_map) // GROUP, [self._token_map, self._nearest_weights, self._tokens])
         found = np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
-        return found * beside(held) if self._has_blank_token else found
+        return found * beside(self._in_tokens(occupied)) if self._has_blank_token else found
 
 
 class DecoderKernels:
