@@ -90,7 +90,7 @@ def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint32), columns: int, pe
         near = here | (here << wp.uint32(1)) | (here >> wp.uint32(1)) | (below >> wp.uint32(31)) | (above << wp.uint32(31))
         if word + 1 == words:
             near = near & last_word
-        listed[column, 1 + word] = near
+        listed[column, 2 * word + 1] = near
         count += count_bits(near)
         below = here
         here = above
@@ -118,22 +118,23 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
         y = i // (chunks * per_patch)
         sub_row = y % per_patch
         start = y * patch_columns * per_patch + sub_column
-        for word in range(listed.shape[1] - 1):
+        for word in range(listed.shape[1] // 2):
             any_listed = wp.uint32(0)
             for p in range(begin, begin + chunk):
                 column = start + p * per_patch
-                listed[column, 0] = wp.uint32(ends[column] - counts[column])
-                any_listed = any_listed | listed[column, 1 + word]
+                before = ends[column] - counts[column]
+                for lower in range(word):
+                    before += count_bits(listed[column, 2 * lower + 1])
+                listed[column, 2 * word] = wp.uint32(before)
+                any_listed = any_listed | listed[column, 2 * word + 1]
             for bit in range(wp.min(32, layers - 32 * word)):
                 if (any_listed >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
                     row = (sub_row * per_patch + sub_column) * layers + 32 * word + bit
                     for p in range(begin, begin + chunk):
                         column = start + p * per_patch
-                        bits = listed[column, 1 + word]
+                        bits = listed[column, 2 * word + 1]
                         if (bits >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
-                            slot = int(listed[column, 0]) + 1 + count_bits(bits & ((wp.uint32(1) << wp.uint32(bit)) - wp.uint32(1)))
-                            for before in range(word):
-                                slot += count_bits(listed[column, 1 + before])
+                            slot = int(listed[column, 2 * word]) + 1 + count_bits(bits & ((wp.uint32(1) << wp.uint32(bit)) - wp.uint32(1)))
                             # Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
                             if slot <= capacity:
                                 product((y // per_patch) * patch_columns + p, row, slot, feature.shape[1], feature, matrix, bias, out)
@@ -165,7 +166,7 @@ class FeatureReadout:
         self.vector: Any = wp.types.vector(length=self.hidden_dim, dtype=wp.float32)
         self._matrix, self._bias = memory.place(weights.matrix_RCH, self.vector, 2), memory.place(weights.bias_RH, self.vector)
         self.output, self.output_bias = memory.place(weights.output_H, wp.float32), weights.output_bias
-        self.listed = memory.array((rows * columns, 1 + words_of(layers)), wp.uint32)
+        self.listed = memory.array((rows * columns, 2 * words_of(layers)), wp.uint32)
         """A row a column of cells: how many cells the columns before it list, then a bit for each of its layers, as in `SkipMask`."""
         self.counts, self.ends = (memory.array(rows * columns, wp.int32) for _ in range(2))
         """Listed cells of each column, and their running sum; the last sum is `total`."""

@@ -11,10 +11,12 @@ NATIVE = """
 #define COUNT_BITS(word) __popc(word)
 #define ROUND(x) rintf(x)
 #define ROOT(x) sqrtf(x)
+#define PREFETCH(at)
 #else
 #define COUNT_BITS(word) __builtin_popcount(word)
 #define ROUND(x) __builtin_rintf(x)
 #define ROOT(x) __builtin_sqrtf(x)
+#define PREFETCH(at) __builtin_prefetch(at)
 #endif
 #if defined(__CUDA_ARCH__)
 #elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)

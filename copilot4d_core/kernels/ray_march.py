@@ -16,7 +16,7 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.ray_median import RayMedian, median_distance, with_next
+from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, median_distance, past_batch, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
@@ -27,82 +27,97 @@ metres, NaN for none. STRONGEST: distance in metres of the largest weight, NaN w
 has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of `ray_returns.py`, and their weights; 0, 0 for one that is not there."""
 DEPTH_ROWS, ALL_ROWS = 4, 8
 """How many rows there are without and with returns."""
+BATCH = 8
+"""Samples that are looked at together: their cells are on the way from memory while the first are still computed."""
 
 
-_EXPONENTIAL = """
-#if defined(__CUDA_ARCH__)
-    return expf(x);
-#else
-    // 2^(n + r) with |r| <= 1/2: the power series of 2^r to its seventh term errs by less than float32 can tell; without a call, registers stay.
-    const float scaled = x * 1.44269504f;
-    const float bounded = scaled < -126.0f ? -126.0f : scaled > 126.0f ? 126.0f : scaled;
-    const int n = static_cast<int>(bounded + (bounded < 0.0f ? -0.5f : 0.5f));
-    const float r = (bounded - static_cast<float>(n)) * 0.693147181f;
-    float series = 1.0f / 5040.0f;
-    series = series * r + 1.0f / 720.0f;
-    series = series * r + 1.0f / 120.0f;
-    series = series * r + 1.0f / 24.0f;
-    series = series * r + 1.0f / 6.0f;
-    series = series * r + 0.5f;
-    series = series * r + 1.0f;
-    series = series * r + 1.0f;
-    const int bits = (n + 127) << 23;
-    float power;
-    __builtin_memcpy(&power, &bits, 4);
-    return series * power;
-#endif
-"""
-_OCCUPANCY_LOGIT = NATIVE + """
-    const int hidden = {hidden};
+_CLEAR_SHARES = NATIVE + """
+    const int hidden = {hidden}, batch = {batch};
+    // In loops over the samples of a batch, so that the compiler finds the vector instructions, and the memory is asked for all of them early.
     // float64: 80 m over cells of a few centimetres leaves float32 an error that moves far surfaces by a millimetre.
-    double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
-    at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
-    at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
-    at_z = at_z < 0.0 ? 0.0 : at_z > shape_z - 1 ? shape_z - 1 : at_z;
-    int x = static_cast<int>(at_x), y = static_cast<int>(at_y), z = static_cast<int>(at_z);
-    x = x > shape_x - 2 ? shape_x - 2 : x;
-    y = y > shape_y - 2 ? shape_y - 2 : y;
-    z = z > shape_z - 2 ? shape_z - 2 : z;
-    const float fx = static_cast<float>(at_x - x), fy = static_cast<float>(at_y - y), fz = static_cast<float>(at_z - z);
-    const float weight[4] = {{(1.0f - fy) * (1.0f - fx), (1.0f - fy) * fx, fy * (1.0f - fx), fy * fx}};
-    const unsigned int under = (1u << (z & 31)) - 1u;
-    const float* corner[4];
-    for (int k = 0; k < 4; ++k) {{
-        const unsigned int* column = listed.data + (static_cast<size_t>(y + (k >> 1)) * shape_x + x + (k & 1)) * (1 + words);
-        int slot = static_cast<int>(column[0]) + 1 + COUNT_BITS(column[1 + (z >> 5)] & under);
-        for (int word = 0; word < (z >> 5); ++word) slot += COUNT_BITS(column[1 + word]);
-        // The layers of a column are listed one after the other, so the cell above is the next row. Row 0 stands for what the memory did not hold.
-        corner[k] = reinterpret_cast<const float*>(cells.data) + static_cast<size_t>(slot + 1 < cells.shape[0] ? slot : 0) * hidden;
+    float fx[batch], fy[batch], fz[batch];
+    int column[batch], layer[batch];
+    for (int s = 0; s < batch; ++s) {{
+        const double distance = first + static_cast<float>(s) * spacing;
+        double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
+        at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
+        at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
+        at_z = at_z < 0.0 ? 0.0 : at_z > shape_z - 1 ? shape_z - 1 : at_z;
+        int x = static_cast<int>(at_x), y = static_cast<int>(at_y), z = static_cast<int>(at_z);
+        x = x > shape_x - 2 ? shape_x - 2 : x;
+        y = y > shape_y - 2 ? shape_y - 2 : y;
+        z = z > shape_z - 2 ? shape_z - 2 : z;
+        fx[s] = static_cast<float>(at_x - x), fy[s] = static_cast<float>(at_y - y), fz[s] = static_cast<float>(at_z - z);
+        column[s] = y * shape_x + x, layer[s] = z;
     }}
-    // One loop for each step, and the sum as a tree: so the compiler finds the vector instructions.
-    float part[hidden];
-    for (int j = 0; j < hidden; ++j) {{
-        float lower = weight[0] * corner[0][j], upper = weight[0] * corner[0][hidden + j];
-        lower = MULTIPLY_ADD(weight[1], corner[1][j], lower), upper = MULTIPLY_ADD(weight[1], corner[1][hidden + j], upper);
-        lower = MULTIPLY_ADD(weight[2], corner[2][j], lower), upper = MULTIPLY_ADD(weight[2], corner[2][hidden + j], upper);
-        lower = MULTIPLY_ADD(weight[3], corner[3][j], lower), upper = MULTIPLY_ADD(weight[3], corner[3][hidden + j], upper);
-        const float between = MULTIPLY_ADD(fz, upper - lower, lower);
-        part[j] = (between > 0.0f ? between : 0.0f) * output.data[j];
+    const float* corner[4 * batch];
+    for (int s = 0; s < batch; ++s) {{
+        const unsigned int under = (1u << (layer[s] & 31)) - 1u;
+        for (int k = 0; k < 4; ++k) {{
+            const unsigned int* word = listed.data + (static_cast<size_t>(column[s] + (k >> 1) * shape_x + (k & 1)) * words + (layer[s] >> 5)) * 2;
+            const int slot = static_cast<int>(word[0]) + 1 + COUNT_BITS(word[1] & under);
+            // The layers of a column are listed one after the other, so the cell above is the next row. Row 0 stands for what the memory did not hold.
+            const float* at = reinterpret_cast<const float*>(cells.data) + static_cast<size_t>(slot + 1 < cells.shape[0] ? slot : 0) * hidden;
+            corner[4 * s + k] = at;
+            for (int line = 0; line < 2 * hidden; line += 16) PREFETCH(at + line);
+        }}
     }}
-    {tree}
-    return part[0];
+    float logit[batch];
+    for (int s = 0; s < taken; ++s) {{
+        const float weight[4] = {{(1.0f - fy[s]) * (1.0f - fx[s]), (1.0f - fy[s]) * fx[s], fy[s] * (1.0f - fx[s]), fy[s] * fx[s]}};
+        const float* const* from = corner + 4 * s;
+        // One loop for each step, and the sum as a tree.
+        float part[hidden];
+        for (int j = 0; j < hidden; ++j) {{
+            float lower = weight[0] * from[0][j], upper = weight[0] * from[0][hidden + j];
+            lower = MULTIPLY_ADD(weight[1], from[1][j], lower), upper = MULTIPLY_ADD(weight[1], from[1][hidden + j], upper);
+            lower = MULTIPLY_ADD(weight[2], from[2][j], lower), upper = MULTIPLY_ADD(weight[2], from[2][hidden + j], upper);
+            lower = MULTIPLY_ADD(weight[3], from[3][j], lower), upper = MULTIPLY_ADD(weight[3], from[3][hidden + j], upper);
+            const float between = MULTIPLY_ADD(fz[s], upper - lower, lower);
+            part[j] = (between > 0.0f ? between : 0.0f) * output.data[j];
+        }}
+        {tree}
+        logit[s] = part[0] + bias;
+    }}
+    for (int s = taken; s < batch; ++s) logit[s] = -126.0f;
+    wp::vec_t<batch, wp::float32> share;
+    for (int s = 0; s < batch; ++s) {{
+#if defined(__CUDA_ARCH__)
+        share[s] = 1.0f / (1.0f + expf(logit[s]));
+#else
+        // 2^(n + r) with |r| <= 1/2: the power series of 2^r to its seventh term errs by less than float32 can tell; without a call, registers stay.
+        const float scaled = logit[s] * 1.44269504f;
+        const float bounded = scaled < -126.0f ? -126.0f : scaled > 126.0f ? 126.0f : scaled;
+        const int n = static_cast<int>(bounded + (bounded < 0.0f ? -0.5f : 0.5f));
+        const float r = (bounded - static_cast<float>(n)) * 0.693147181f;
+        float series = 1.0f / 5040.0f;
+        series = MULTIPLY_ADD(series, r, 1.0f / 720.0f);
+        series = MULTIPLY_ADD(series, r, 1.0f / 120.0f);
+        series = MULTIPLY_ADD(series, r, 1.0f / 24.0f);
+        series = MULTIPLY_ADD(series, r, 1.0f / 6.0f);
+        series = MULTIPLY_ADD(series, r, 0.5f);
+        series = MULTIPLY_ADD(series, r, 1.0f);
+        series = MULTIPLY_ADD(series, r, 1.0f);
+        const int bits = (n + 127) << 23;
+        float power;
+        __builtin_memcpy(&power, &bits, 4);
+        share[s] = 1.0f / (1.0f + series * power);
+#endif
+    }}
+    return share;
 """
-
-
-@wp.func_native(_EXPONENTIAL)
-def exponential(x: float) -> float:
-    """e^x; beyond 2^-126 and 2^126 it stays there."""
-    ...
 
 
 @cache
 def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
 
-    @wp.func_native(_OCCUPANCY_LOGIT.format(hidden=hidden, tree=TREE.format(length=hidden)))
-    def occupancy_logit(distance: float, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64, z_start: wp.float64,
-                        z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int, listed: wp.array2d(dtype=wp.uint32),
-                        cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32)) -> float:
+    shares: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
+
+    @wp.func_native(_CLEAR_SHARES.format(hidden=hidden, batch=BATCH, tree=TREE.format(length=hidden)))
+    def clear_shares(first: float, spacing: float, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64,
+                     z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
+                     listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float) -> shares:
         ...
 
     @wp.kernel(module="unique")
@@ -136,23 +151,38 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                 walk = past_run(walk, direction, spacings, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
-                for k in range(number):
-                    if count < limit and clear > stop:
-                        distance = begin + (float(k) + 0.5) * spacing
-                        logit = occupancy_logit(distance, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
-                                                listed.shape[1] - 1, listed, cells, output) + bias
-                        # 1 - alpha_i = 1 / (1 + exp(x_i)), and w_i = alpha_i T_i = T_i - T_{i+1}: one exponential a sample.
-                        clear_behind = clear / (1.0 + exponential(logit))
-                        weight = clear - clear_behind
+                k = int(0)
+                while k < number and count < limit and clear > stop:
+                    taken = wp.min(BATCH, wp.min(number - k, limit - count))
+                    first_m = begin + (float(k) + 0.5) * spacing
+                    share = clear_shares(first_m, spacing, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
+                                         listed.shape[1] // 2, listed, cells, output, bias)
+                    weights = shares()
+                    total = median.total
+                    for s in range(BATCH):
+                        distance = first_m + float(s) * spacing
+                        # w_i = alpha_i T_i = T_i - T_{i+1}; behind the last sample alpha is 0.
+                        clear_behind = clear * share[s]
+                        weights[s] = clear - clear_behind
                         clear = clear_behind
-                        depth += weight * distance
-                        median = with_next(median, distance, weight)
-                        if weight > best:
-                            best = weight
+                        total += weights[s]
+                        depth += weights[s] * distance
+                        if weights[s] > best:
+                            best = weights[s]
                             best_distance = distance
-                        if with_returns:
-                            returns = with_sample(returns, distance, weight)
-                        count += 1
+                    if concerns_median(median, total):
+                        for s in range(BATCH):
+                            if s < taken:
+                                median = with_next(median, first_m + float(s) * spacing, weights[s])
+                    else:
+                        last_m = first_m + float(taken - 1) * spacing
+                        median = past_batch(median, total, taken, spacing, last_m, weights[taken - 1], weights[wp.max(taken - 2, 0)])
+                    if with_returns:
+                        for s in range(BATCH):
+                            if s < taken:
+                                returns = with_sample(returns, first_m + float(s) * spacing, weights[s])
+                    k += taken
+                    count += taken
                 walk = next_run(walk, direction, spacings, mask)
         out[0, i] = depth
         out[1, i] = median.total
@@ -176,8 +206,8 @@ def kernels(config: Config) -> list[wp.Kernel]:
 def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: Any, rays: int, out: Any) -> None:
     """Render rays through the listed cells, as deployed; on a GPU only enqueues.
 
-    Source: CoPilot4D, equation 4 and figure 8. Samples as in `sample_rays` with jitter 0.5; a ray stops once its
-    transmittance is below `rendering.stop_transmittance`.
+    Source: CoPilot4D, equation 4 and figure 8. Samples as in `sample_rays` with jitter 0.5; a ray stops behind the
+    batch of samples in which its transmittance falls below `rendering.stop_transmittance`.
 
     Args:
         cells: cells inside the mask and their rim.

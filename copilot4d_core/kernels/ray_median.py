@@ -64,6 +64,27 @@ def with_next(median: RayMedian, distance: float, weight: float):
 
 
 @wp.func
+def concerns_median(median: RayMedian, total: float):
+    """Whether samples that bring the sum of weights to `total` have to go through `with_next`: half is among them, or was just before."""
+    return median.wanted > 0 or (median.total < 0.5 and total >= 0.5)
+
+
+@wp.func
+def past_batch(median: RayMedian, total: float, samples: int, spacing: float, last_m: float, last_weight: float, earlier_weight: float):
+    """The median after samples that do not concern it; their last two may still lie just before the one that reaches half."""
+    if samples > 1:
+        median.earlier_m = last_m - spacing
+        median.earlier_weight = earlier_weight
+    else:
+        median.earlier_m = median.last_m
+        median.earlier_weight = median.last_weight
+    median.last_m = last_m
+    median.last_weight = last_weight
+    median.total = total
+    return median
+
+
+@wp.func
 def median_distance(median: RayMedian):
     """Metres; NaN where half was never reached."""
     result = wp.float32(wp.nan)
