@@ -56,7 +56,7 @@ _CLEAR_SHARES = NATIVE + """
         for (int k = 0; k < 4; ++k) {{
             const unsigned int* word = listed.data + (static_cast<size_t>(column[s] + (k >> 1) * shape_x + (k & 1)) * words + (layer[s] >> 5)) * 2;
             const int slot = static_cast<int>(word[0]) + 1 + COUNT_BITS(word[1] & under);
-            // The layers of a column are listed one after the other, so the cell above is the next row. Row 0 stands for what the memory did not hold.
+            // The layers of a column are listed one after the other: the cell above is the next row. Row 0 stands for what the memory did not hold.
             const float* at = reinterpret_cast<const float*>(cells.data) + static_cast<size_t>(slot + 1 < cells.shape[0] ? slot : 0) * hidden;
             corner[4 * s + k] = at;
             for (int line = 0; line < 2 * hidden; line += 16) PREFETCH(at + line);
