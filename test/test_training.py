@@ -277,8 +277,21 @@ def test_a_run_starts_from_the_model_of_another(drive: Path, tmp_path: Path) -> 
     other = dataclasses.replace(settings(1), quantizer=dataclasses.replace(settings(1).quantizer, decay=0.5))
     with pytest.raises(ValueError, match="sections quantizer differ"):
         start_from(tmp_path / "first" / "weights.safetensors", TrainingModule(other))
-    with pytest.raises(ValueError, match="got both"):
-        train(settings(5), [drive], tmp_path / "first", resume=True, start=tmp_path / "first" / "weights.safetensors")
+
+
+def test_a_run_that_starts_from_a_model_is_resumed_by_the_same_command(drive: Path, tmp_path: Path) -> None:
+    """As a cluster does that starts an interrupted job again."""
+    train(settings(1), [drive], tmp_path / "first")
+    first, out = tmp_path / "first" / "weights.safetensors", tmp_path / "second"
+    stop_after(1, lambda: train(settings(3), [drive], out, resume=True, start=first))
+    before = load_file(out / "checkpoint.safetensors")["model.encoder.merge.weight"]
+    told = r"started from file weights.safetensors model_id \S+, not from file checkpoint.safetensors run first step 1"
+    with pytest.raises(ValueError, match=told):
+        train(settings(3), [drive], out, resume=True, start=tmp_path / "first" / "checkpoint.safetensors")
+    train(settings(3), [drive], out, resume=True, start=first)
+    train(settings(3), [drive], tmp_path / "whole", start=first)
+    assert (out / "losses.csv").read_text() == (tmp_path / "whole" / "losses.csv").read_text()
+    assert not torch.equal(before, load_file(first)["encoder.merge.weight"])
 
 
 def test_a_run_starts_from_weights_that_are_older_than_some_settings(tmp_path: Path) -> None:

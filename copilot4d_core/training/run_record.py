@@ -40,7 +40,7 @@ class RunRecord:
         """Note the sources of the examples, or compare them with those of the parts before.
 
         Raises:
-            ValueError: the run has steps with other data.
+            ValueError: the run has steps with other data, or started from another model.
         """
         self.tree["processes"] = ranks.world_size()
         self.tree["data"] = [{"name": source.name, "scans": len(source), "share": round(float(share), 4)}
@@ -51,6 +51,9 @@ class RunRecord:
             if different:
                 raise ValueError(f"{self.path.parent}: the run was started with other data ({'; '.join(different)}); name the same --data and "
                                  "--simulate, or another --out")
+            if self.tree["start"] not in (None, before["start"]):
+                raise ValueError(f"{self.path.parent}: the run was started from {_words(before['start'])}, not from {_words(self.tree['start'])}; "
+                                 "leave --start out to resume it, or name another --out")
             self.tree["start"] = before["start"]
             self.seconds_before = float(before["seconds"])
         self.began_s = time.monotonic()
@@ -69,3 +72,6 @@ def _identity(path: Path) -> dict[str, Any]:
         return {"file": path.name, "run": path.absolute().parent.name, "step": int(header["step"])}
     return {"file": path.name, "model_id": read_model(path).model_id}
 
+
+def _words(start: dict[str, Any] | None) -> str:
+    return "random numbers" if start is None else " ".join(f"{key} {value}" for key, value in start.items())

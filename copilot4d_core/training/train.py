@@ -91,14 +91,15 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
         topic: topic of the bags.
         simulate: share of the examples that come from the LiDAR simulator, percent.
         simulate_sensors: names of the simulator's sensors, one a drive in turn; empty: each drive draws one of all.
-        start: weights or checkpoint whose model the run starts from; None starts from random numbers.
+        start: weights or checkpoint whose model the run starts from; None starts from random numbers. With `resume` it must be the one that
+            the run did start from.
         sensor: which recorded all of `data`; None finds out scan by scan where no beam met anything.
         bf16: the Swin trunks multiply in bfloat16.
         workers: processes that read scans and make examples of them; how many does not change the examples.
         callbacks: more of them, called before those that write checkpoints and pictures.
     Raises:
-        ValueError: no worker, no data, an unknown simulated sensor, a checkpoint of other settings, a folder that holds a run when `resume` is
-            false, a batch that does not divide over the processes, or too many steps in a row that were not finite.
+        ValueError: no worker, no data, an unknown simulated sensor, a checkpoint of other settings, data or start, a folder that holds a run
+            when `resume` is false, a batch that does not divide over the processes, or too many steps in a row that were not finite.
     """
     if workers < 1:
         raise ValueError(f"--workers: expected at least 1, got {workers}")
@@ -122,16 +123,14 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
 def _restore(module: TrainingModule, checkpoint: Path, resume: bool, start: Path | None) -> bool:
     """Give the module the state that the run goes on from; returns whether it is that of a checkpoint."""
     out, steps = checkpoint.parent, module.config.training.steps
-    if resume and start is not None:
-        raise ValueError(f"{start}: expected a new run or one to resume, got both; leave --start or --resume out")
-    if checkpoint.exists() and not resume:
-        raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
-    if start is not None:
-        start_from(start, module)
     if not checkpoint.exists():
+        if start is not None:
+            start_from(start, module)
         if resume:
             print(f"copilot4d: {checkpoint}: no checkpoint yet, the run starts", file=sys.stderr)
         return False
+    if not resume:
+        raise ValueError(f"{out}: expected a new folder, it holds a run; pass --resume to go on with it or name another --out")
     load_checkpoint(checkpoint, module)
     if module.steps_done >= steps:
         raise ValueError(f"{out}: expected an unfinished run, all of its {steps} steps are done; name another --out, "
