@@ -89,6 +89,7 @@ def _add_ablate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs; one that holds some goes on with them")
     parser.add_argument("--steps", type=int, default=400, metavar="N", help="steps of each run (default 400)")
     parser.add_argument("--preset", default="mini", metavar="NAME", help="paper, mini or tiny (default mini)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="RUN", help="make these runs only; several processes can share --out so")
     parser.set_defaults(run=_ablate)
 
 
@@ -162,7 +163,7 @@ def _ablate(parsed: argparse.Namespace) -> None:
         _check_exists(path, "scans to train on")
     from copilot4d_core.training.ablation import Plan, ablate
 
-    ablate(Plan(parsed.preset, parsed.steps, parsed.data, parsed.judge, parsed.out))
+    ablate(Plan(parsed.preset, parsed.steps, parsed.data, parsed.judge, parsed.out), only=parsed.only)
     print(f"{parsed.out / 'ablation.md'}: the table; {parsed.out / 'ablation.json'}: all metrics")
 
 

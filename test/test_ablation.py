@@ -77,6 +77,22 @@ def test_runs_are_made_once_and_a_plan_stays(drive: Path, tmp_path: Path, monkey
         ablate(plan, (SHORT[0]._replace(changes={"loss": {"opacity_weight": 0.0}}),))
 
 
+def test_two_processes_share_a_folder(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, real, made = Plan("tiny", 10, [drive], [drive], tmp_path / "out"), ablation.train, []
+
+    def counted(config: Any, *arguments: Any, **more: Any) -> None:
+        made.append(config.quantizer.kind)
+        real(config, *arguments, **more)
+
+    monkeypatch.setattr(ablation, "train", counted)
+    assert [row.name for row in ablate(plan, SHORT, lambda line: None, only=["fsq, small"])] == ["fsq, small"]
+    assert [row.name for row in ablate(plan, SHORT, lambda line: None, only=["baseline"])] == ["baseline", "fsq, small"]
+    assert made == [QuantizerKind.FSQ, QuantizerKind.VQ]
+    assert [row["name"] for row in json.loads((plan.out / "ablation.json").read_text())["rows"]] == ["baseline", "fsq, small"]
+    with pytest.raises(ValueError, match="--only: expected names among baseline, fsq, small; got dim 7"):
+        ablate(plan, SHORT, only=["baseline", "dim 7"])
+
+
 def test_an_interrupted_run_goes_on_and_is_judged(drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, resumed = Plan("tiny", 10, [drive], [drive], tmp_path / "out"), []
     real = ablation.train

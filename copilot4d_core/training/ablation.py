@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,30 +50,36 @@ class Plan:
                 "judges": list(map(str, self.judges))}
 
 
-def ablate(plan: Plan, settings: tuple[Setting, ...] = SETTINGS, tell: Callable[[str], None] = print) -> list[Row]:
-    """Make the runs that have no result yet.
+def ablate(plan: Plan, settings: tuple[Setting, ...] = SETTINGS, tell: Callable[[str], None] = print, only: Sequence[str] = ()) -> list[Row]:
+    """Make the runs that have no result yet; returns all that have one.
 
+    Args:
+        only: names of the runs to make; empty: all. So several processes or machines can share a folder.
     Raises:
-        ValueError: no judges, data that cannot be read, or a folder that holds the runs of another plan.
+        ValueError: no judges, data that cannot be read, a name that no setting has, or a folder that holds the runs of another plan.
     """
+    names = [setting.name for setting in settings]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"--only: expected names among {', '.join(names)}; got {', '.join(unknown)}")
     judges = open_data_sets(plan.judges, None, 1)
     configs = [settings_config(setting, plan.preset, plan.steps) for setting in settings]
     plan.out.mkdir(parents=True, exist_ok=True)
     _refuse_another_plan(plan)
-    rows: list[Row] = []
     for setting, config in zip(settings, configs, strict=True):
-        folder = plan.out / setting.name.replace(" ", "_").replace(",", "")
-        found = _result(folder, setting)
-        if found is None:
+        if (not only or setting.name in only) and _result(plan, setting) is None:
             tell(f"{setting.name}: {setting.why}")
-            found = _run(setting, config, plan, judges, folder)
-            _write(folder / "result.json", found._asdict())
-            tell(f"{setting.name}: {found.note or 'done'}")
-        rows.append(found)
+            made = _run(setting, config, plan, judges, _folder(plan, setting))
+            _write(_folder(plan, setting) / "result.json", made._asdict())
+            tell(f"{setting.name}: {made.note or 'done'}")
+        rows = [row for row in (_result(plan, each) for each in settings) if row is not None]
         _write(plan.out / "ablation.json", {"schema_version": 1, "plan": plan.tree(), "rows": [row._asdict() for row in rows]})
         with replacing_file(plan.out / "ablation.md") as file:
             file.write(table(rows, plan.tree()).encode())
     return rows
+
+
+def _folder(plan: Plan, setting: Setting) -> Path:
+    return plan.out / setting.name.replace(" ", "_").replace(",", "")
 
 
 def _run(setting: Setting, config: Any, plan: Plan, judges: list[DataSet], folder: Path) -> Row:
@@ -131,13 +137,13 @@ def _refuse_another_plan(plan: Plan) -> None:
     _write(path, wanted)
 
 
-def _result(folder: Path, setting: Setting) -> Row | None:
-    path = folder / "result.json"
+def _result(plan: Plan, setting: Setting) -> Row | None:
+    path = _folder(plan, setting) / "result.json"
     if not path.is_file():
         return None
     row = Row(**json.loads(path.read_text()))
     if row.changes != setting.changes:
-        raise ValueError(f"{folder}: expected a run with {setting.changes}, it was made with {row.changes}; delete the folder to make it anew")
+        raise ValueError(f"{path.parent}: expected a run with {setting.changes}, it was made with {row.changes}; delete the folder to make it anew")
     return row._replace(why=setting.why)
 
 
