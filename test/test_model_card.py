@@ -19,9 +19,10 @@ from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.evaluation.model_card import Sources, model_card
 from copilot4d_core.training.train import train
+from copilot4d_ros.parameters import TokenizerParameters, specs
 
 NOTES = {"licence": "none but for tests", "training": "All on one machine.", "results": "On the same drive.", "prior": "Fitted to nothing.",
-         "surprise": "Of three scans.", "limits": ["sees 10 m", "knows one street"],
+         "surprise": "Of three scans.", "surprise_warn_m": 0.58, "limits": ["sees 10 m", "knows one street"],
          "data": {"drive": {"what": "a made-up street", "sensor": "VLP-16", "terms": "free"},
                   "simulated": {"what": "more of them", "sensor": "all", "terms": "–"}}}
 
@@ -75,7 +76,7 @@ def test_prior_and_surprise_are_shown_where_they_were_measured(runs: Path, tmp_p
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     text = model_card(sources(runs, prior_costs=tmp_path / "costs.json", surprise=tmp_path / "scores.json"))
     assert "| drive | 3 | 5,164 | 1,842 | 1,961 |" in text
-    assert "| fog | 2 | 0.73 (0.56 to 0.90) | 0.75 | – |" in text, "0.56 beats one of two, 0.9 both: three of four pairs"
+    assert "| fog | 2 | 0.73 (0.56 to 0.90) | 50% | 0.75 | – |" in text, "0.56 beats one of two, 0.9 both: three of four pairs"
     (tmp_path / "costs.json").write_text(json.dumps({**costs, "model_id": "another"}))
     with pytest.raises(ValueError, match=f"expected costs of {model_id}, got those of another"):
         model_card(sources(runs, prior_costs=tmp_path / "costs.json"))
@@ -122,3 +123,10 @@ def test_a_run_is_not_resumed_with_other_data(runs: Path, tmp_path: Path) -> Non
         train(config, [runs / "drive"], out, resume=True, simulate=50)
     train(config, [runs / "drive"], out, resume=True)
     assert json.loads((out / "run.json").read_text())["steps"] == 4
+
+
+def test_the_packaged_card_and_the_node_warn_at_the_same_surprise() -> None:
+    notes = yaml.safe_load((PACKAGED_WEIGHTS.parent / "card_notes.yaml").read_text())
+    (spec,) = (spec for spec in specs(TokenizerParameters) if spec.name == "surprise_warn_m")
+    assert notes["surprise_warn_m"] == spec.default
+    assert f"above {spec.default:g} m" in (PACKAGED_WEIGHTS.parent / "MODEL_CARD.md").read_text()

@@ -26,9 +26,9 @@ from copilot4d_core.grid import FloatArray, Grid
 
 GRID = Grid(preset("tiny"))
 """x, y in [-10, 10) m; 16 x 16 tokens of 1.25 m."""
-KNOWN, UNLIKE = 0.57, 0.65
+KNOWN, UNLIKE = 0.52, 0.6
 """Surprise in metres of the packaged weights: scans like the training data stay below the one, badly wrong ones above the other. Measured with
-`surprise_study`: 0.48 to 0.54, and 0.65 and more."""
+`surprise_study`: 0.43 to 0.49, and 0.62 and more but for some tilted scans (0.52 and more)."""
 
 
 def cloud(*rows: tuple[float, float, float]) -> FloatArray:
@@ -108,16 +108,16 @@ class TestCorruptions:
 
 def test_study_writes_every_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directions = np.abs(np.random.default_rng(0).normal(size=(300, 4))).astype("<f4")
-    for name in ("a", "b"):
+    for name in ("a", "b", "c"):
         directions.tofile(tmp_path / f"{name}.bin")
     monkeypatch.setattr(surprise_study, "open_runner", lambda weights: StandInRunner(error_m=0.2))
     out = tmp_path / "scores.json"
-    monkeypatch.setattr(sys, "argv", ["surprise_study", "--normal", str(tmp_path / "a.bin"), "--foreign", str(tmp_path / "b.bin"), "--seeds", "2",
-                                      "--json", str(out)])
+    monkeypatch.setattr(sys, "argv", ["surprise_study", "--normal", str(tmp_path / "a.bin"), "--foreign", str(tmp_path / "b.bin"),
+                                      *(f"a truck={tmp_path / name}.bin" for name in "bc"), "--seeds", "2", "--json", str(out)])
     surprise_study.main()
     scores = json.loads(out.read_text())
-    assert list(scores) == ["as recorded", *CORRUPTIONS, "foreign: b"]
-    assert [len(scores[name]) for name in ("as recorded", "ranges shuffled", "upside down", "foreign: b")] == [1, 2, 1, 1]
+    assert list(scores) == ["as recorded", *CORRUPTIONS, "foreign: b", "foreign: a truck"]
+    assert [len(scores[name]) for name in ("as recorded", "ranges shuffled", "upside down", "foreign: b", "foreign: a truck")] == [1, 2, 1, 1, 2]
     assert scores["as recorded"][0] == {"surprise_m": pytest.approx(0.2, abs=1e-4), "bits_per_token": None}
     assert "AUROC" in capsys.readouterr().out
 

@@ -198,13 +198,15 @@ def _surprise(scores: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     def values(group: str, key: str) -> Any:
         return np.array([np.nan if one[key] is None else one[key] for one in scores[group]], dtype=np.float64)
 
-    rows = []
+    rows, warn_m = [], float(_noted(notes, "surprise_warn_m"))
     for group in scores:
         low, middle, high = np.percentile(values(group, "surprise_m"), (0, 50, 100))
         told = [auroc(values(group, key), values(NORMAL, key)) for key in ("surprise_m", "bits_per_token")]
         if group == NORMAL or np.isnan(values(group, "bits_per_token")).any():
             told[1] = math.nan
         rows.append([group, str(len(scores[group])), f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                     f"{(values(group, 'surprise_m') > warn_m).mean():.0%}",
                      *("–" if group == NORMAL or math.isnan(value) else f"{value:.2f}" for value in told)])
-    table = _table(["scans", "how many", "surprise, median (least to most) in m", "AUROC", "AUROC of the prior's bits a token"], rows)
+    heads = ["scans", "how many", "surprise, median (least to most) in m", f"above {warn_m:g} m", "AUROC", "AUROC of the prior's bits a token"]
+    table = _table(heads, rows)
     return "\n\n".join(["## Surprise", _noted(notes, "surprise").strip(), table])

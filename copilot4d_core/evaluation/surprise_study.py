@@ -95,18 +95,21 @@ def table(scores: dict[str, list[Score]]) -> Table:
     return result
 
 
-def _scans(paths: list[Path], seen: str) -> Iterator[tuple[str, Scan]]:
-    for path in paths:
-        source = open_scans(path)
+def _scans(places: list[str], seen: str) -> Iterator[tuple[str, Scan]]:
+    """Scans of each place, with the name that stands before its `=`, or that of the source."""
+    for place in places:
+        name, _, path = ("", "", place) if Path(place).exists() else place.rpartition("=")
+        source = open_scans(Path(path))
         for index in track(range(len(source)), description=f"{seen} {source.name}", console=Console(stderr=True), transient=True):
-            yield source.name, source[index]
+            yield name or source.name, source[index]
 
 
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(prog="surprise_study", description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--normal", nargs="+", type=Path, required=True, metavar="PATH", help="scans that were not trained on, of known sensors")
-    parser.add_argument("--foreign", nargs="*", type=Path, default=[], metavar="PATH", help="scans of other sensors or frames")
+    parser.add_argument("--normal", nargs="+", required=True, metavar="PATH", help="scans that were not trained on, of known sensors")
+    parser.add_argument("--foreign", nargs="*", default=[], metavar="[NAME=]PATH", help="scans of other sensors or frames; those of one name make "
+                        "one row")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how often each scan is corrupted in each random way (default 3)")
     parser.add_argument("--weights", type=Path, metavar="PATH", help="weights or export folder (default: the weights in the package)")
     parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="file for the scores of every scan")
