@@ -223,7 +223,9 @@ def test_the_packaged_files_are_listed_and_another_in_their_place_is_noticed(tmp
     for read, name in ((read_model, PACKAGED_WEIGHTS.name), (read_prior, "mini.prior.safetensors")):
         shutil.copy(PACKAGED_WEIGHTS.with_name(LIST), tmp_path)
         data = files[name].read_bytes()
-        (tmp_path / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        header_bytes = int.from_bytes(data[:8], "little")
+        # The same content with eight spaces behind its description: whole by its own checksum, and yet not the file of the list.
+        (tmp_path / name).write_bytes((header_bytes + 8).to_bytes(8, "little") + data[8:8 + header_bytes] + b" " * 8 + data[8 + header_bytes:])
         with pytest.raises(ValueError, match=f"{name}: expected the file that .*{LIST} lists"):
             read(tmp_path / name)
 

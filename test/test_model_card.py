@@ -19,7 +19,8 @@ from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.evaluation.model_card import Sources, model_card
 from copilot4d_core.training.train import train
-from copilot4d_ros.parameters import TokenizerParameters, specs
+from copilot4d_ros.parameter_table import specs
+from copilot4d_ros.parameters import TokenizerParameters
 
 NOTES = {"licence": "none but for tests", "training": "All on one machine.", "results": "On the same drive.", "prior": "Fitted to nothing.",
          "surprise": "Of three scans.", "surprise_warn_m": 0.58, "limits": ["sees 10 m", "knows one street"],
