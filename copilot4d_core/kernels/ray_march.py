@@ -38,7 +38,8 @@ _CLEAR_SHARES = NATIVE + """
     float fx[batch], fy[batch], fz[batch];
     int column[batch], layer[batch];
     for (int s = 0; s < batch; ++s) {{
-        const double distance = first + static_cast<float>(s) * spacing;
+        const float at = (start + static_cast<float>(s) + 0.5f) * spacing;
+        const double distance = begin + at;
         double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
         at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
         at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
@@ -91,13 +92,13 @@ _CLEAR_SHARES = NATIVE + """
         const int n = static_cast<int>(bounded + (bounded < 0.0f ? -0.5f : 0.5f));
         const float r = (bounded - static_cast<float>(n)) * 0.693147181f;
         float series = 1.0f / 5040.0f;
-        series = MULTIPLY_ADD(series, r, 1.0f / 720.0f);
-        series = MULTIPLY_ADD(series, r, 1.0f / 120.0f);
-        series = MULTIPLY_ADD(series, r, 1.0f / 24.0f);
-        series = MULTIPLY_ADD(series, r, 1.0f / 6.0f);
-        series = MULTIPLY_ADD(series, r, 0.5f);
-        series = MULTIPLY_ADD(series, r, 1.0f);
-        series = MULTIPLY_ADD(series, r, 1.0f);
+        series = series * r + 1.0f / 720.0f;
+        series = series * r + 1.0f / 120.0f;
+        series = series * r + 1.0f / 24.0f;
+        series = series * r + 1.0f / 6.0f;
+        series = series * r + 0.5f;
+        series = series * r + 1.0f;
+        series = series * r + 1.0f;
         const int bits = (n + 127) << 23;
         float power;
         __builtin_memcpy(&power, &bits, 4);
@@ -115,8 +116,8 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
     shares: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
 
     @wp.func_native(_CLEAR_SHARES.format(hidden=hidden, batch=BATCH, tree=TREE.format(length=hidden)))
-    def clear_shares(first: float, spacing: float, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64,
-                     z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
+    def clear_shares(begin: float, start: float, spacing: float, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64,
+                     y_slope: wp.float64, z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
                      listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float) -> shares:
         ...
 
@@ -155,12 +156,12 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                 while k < number and count < limit and clear > stop:
                     taken = wp.min(BATCH, wp.min(number - k, limit - count))
                     first_m = begin + (float(k) + 0.5) * spacing
-                    share = clear_shares(first_m, spacing, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
-                                         listed.shape[1] // 2, listed, cells, output, bias)
+                    share = clear_shares(begin, float(k), spacing, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1],
+                                         shape[2], listed.shape[1] // 2, listed, cells, output, bias)
                     weights = shares()
                     total = median.total
                     for s in range(BATCH):
-                        distance = first_m + float(s) * spacing
+                        distance = begin + (float(k + s) + 0.5) * spacing
                         # w_i = alpha_i T_i = T_i - T_{i+1}; behind the last sample alpha is 0.
                         clear_behind = clear * share[s]
                         weights[s] = clear - clear_behind
