@@ -167,7 +167,7 @@ class FeatureReadout:
         self._matrix, self._bias = memory.place(weights.matrix_RCH, self.vector, 2), memory.place(weights.bias_RH, self.vector)
         self.output, self.output_bias = memory.place(weights.output_H, wp.float32), weights.output_bias
         self.listed = memory.array((rows * columns, 2 * words_of(layers)), wp.uint32)
-        """A row a column of cells: how many cells the columns before it list, then a bit for each of its layers, as in `SkipMask`."""
+        """A row a column of cells, two words for every 32 of its layers: how many cells are listed before them, and a bit for each of them."""
         self.counts, self.ends = (memory.array(rows * columns, wp.int32) for _ in range(2))
         """Listed cells of each column, and their running sum; the last sum is `total`."""
         self.hidden: Any = None

@@ -16,7 +16,7 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, median_distance, past_batch, with_next
+from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, median_distance, with_last, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
@@ -38,8 +38,7 @@ _CLEAR_SHARES = NATIVE + """
     float fx[batch], fy[batch], fz[batch];
     int column[batch], layer[batch];
     for (int s = 0; s < batch; ++s) {{
-        const float at = (start + static_cast<float>(s) + 0.5f) * spacing;
-        const double distance = begin + at;
+        const double distance = distances[s];
         double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
         at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
         at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
@@ -112,13 +111,12 @@ _CLEAR_SHARES = NATIVE + """
 @cache
 def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
-
-    shares: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
+    batch: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
 
     @wp.func_native(_CLEAR_SHARES.format(hidden=hidden, batch=BATCH, tree=TREE.format(length=hidden)))
-    def clear_shares(begin: float, start: float, spacing: float, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64,
-                     y_slope: wp.float64, z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
-                     listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float) -> shares:
+    def clear_shares(distances: batch, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64,
+                     z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
+                     listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float) -> batch:
         ...
 
     @wp.kernel(module="unique")
@@ -155,33 +153,36 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                 k = int(0)
                 while k < number and count < limit and clear > stop:
                     taken = wp.min(BATCH, wp.min(number - k, limit - count))
-                    first_m = begin + (float(k) + 0.5) * spacing
-                    share = clear_shares(begin, float(k), spacing, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1],
-                                         shape[2], listed.shape[1] // 2, listed, cells, output, bias)
-                    weights = shares()
+                    distances = batch()
+                    for s in range(BATCH):
+                        distances[s] = begin + (float(k + s) + 0.5) * spacing
+                    share = clear_shares(distances, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
+                                         listed.shape[1] // 2, listed, cells, output, bias)
+                    weights = batch()
                     total = median.total
                     for s in range(BATCH):
-                        distance = begin + (float(k + s) + 0.5) * spacing
                         # w_i = alpha_i T_i = T_i - T_{i+1}; behind the last sample alpha is 0.
                         clear_behind = clear * share[s]
                         weights[s] = clear - clear_behind
                         clear = clear_behind
                         total += weights[s]
-                        depth += weights[s] * distance
+                        depth += weights[s] * distances[s]
                         if weights[s] > best:
                             best = weights[s]
-                            best_distance = distance
+                            best_distance = distances[s]
                     if concerns_median(median, total):
                         for s in range(BATCH):
                             if s < taken:
-                                median = with_next(median, first_m + float(s) * spacing, weights[s])
+                                median = with_next(median, distances[s], weights[s])
                     else:
-                        last_m = first_m + float(taken - 1) * spacing
-                        median = past_batch(median, total, taken, spacing, last_m, weights[taken - 1], weights[wp.max(taken - 2, 0)])
+                        median.total = total
+                        if taken > 1:
+                            median = with_last(median, distances[taken - 2], weights[taken - 2])
+                        median = with_last(median, distances[taken - 1], weights[taken - 1])
                     if with_returns:
                         for s in range(BATCH):
                             if s < taken:
-                                returns = with_sample(returns, first_m + float(s) * spacing, weights[s])
+                                returns = with_sample(returns, distances[s], weights[s])
                     k += taken
                     count += taken
                 walk = next_run(walk, direction, spacings, mask)

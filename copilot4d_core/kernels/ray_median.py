@@ -44,6 +44,16 @@ def _beside(median: RayMedian, distance: float, weight: float):
 
 
 @wp.func
+def with_last(median: RayMedian, distance: float, weight: float):
+    """The median that remembers one more sample; the last two may lie just before the one that reaches half."""
+    median.earlier_m = median.last_m
+    median.earlier_weight = median.last_weight
+    median.last_m = distance
+    median.last_weight = weight
+    return median
+
+
+@wp.func
 def with_next(median: RayMedian, distance: float, weight: float):
     """The median after one more sample, which lies behind those before."""
     if median.total < 0.5 and median.total + weight >= 0.5:
@@ -55,10 +65,7 @@ def with_next(median: RayMedian, distance: float, weight: float):
     elif median.wanted > 0:
         median = _beside(median, distance, weight)
         median.wanted -= 1
-    median.earlier_m = median.last_m
-    median.earlier_weight = median.last_weight
-    median.last_m = distance
-    median.last_weight = weight
+    median = with_last(median, distance, weight)
     median.total += weight
     return median
 
@@ -67,21 +74,6 @@ def with_next(median: RayMedian, distance: float, weight: float):
 def concerns_median(median: RayMedian, total: float):
     """Whether samples that bring the sum of weights to `total` have to go through `with_next`: half is among them, or was just before."""
     return median.wanted > 0 or (median.total < 0.5 and total >= 0.5)
-
-
-@wp.func
-def past_batch(median: RayMedian, total: float, samples: int, spacing: float, last_m: float, last_weight: float, earlier_weight: float):
-    """The median after samples that do not concern it; their last two may still lie just before the one that reaches half."""
-    if samples > 1:
-        median.earlier_m = last_m - spacing
-        median.earlier_weight = earlier_weight
-    else:
-        median.earlier_m = median.last_m
-        median.earlier_weight = median.last_weight
-    median.last_m = last_m
-    median.last_weight = last_weight
-    median.total = total
-    return median
 
 
 @wp.func
