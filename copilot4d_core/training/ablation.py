@@ -66,15 +66,21 @@ def ablate(plan: Plan, settings: tuple[Setting, ...] = SETTINGS, tell: Callable[
     plan.out.mkdir(parents=True, exist_ok=True)
     _refuse_another_plan(plan)
     for setting, config in zip(settings, configs, strict=True):
-        if (not only or setting.name in only) and _result(plan, setting) is None:
-            tell(f"{setting.name}: {setting.why}")
-            made = _run(setting, config, plan, judges, _folder(plan, setting))
-            _write(_folder(plan, setting) / "result.json", made._asdict())
-            tell(f"{setting.name}: {made.note or 'done'}")
-        rows = [row for row in (_result(plan, each) for each in settings) if row is not None]
-        _write(plan.out / "ablation.json", {"schema_version": 1, "plan": plan.tree(), "rows": [row._asdict() for row in rows]})
-        with replacing_file(plan.out / "ablation.md") as file:
-            file.write(table(rows, plan.tree()).encode())
+        if (only and setting.name not in only) or _result(plan, setting) is not None:
+            continue
+        tell(f"{setting.name}: {setting.why}")
+        made = _run(setting, config, plan, judges, _folder(plan, setting))
+        _write(_folder(plan, setting) / "result.json", made._asdict())
+        tell(f"{setting.name}: {made.note or 'done'}")
+        _tabulate(plan, settings)
+    return _tabulate(plan, settings)
+
+
+def _tabulate(plan: Plan, settings: tuple[Setting, ...]) -> list[Row]:
+    rows = [row for row in (_result(plan, setting) for setting in settings) if row is not None]
+    _write(plan.out / "ablation.json", {"schema_version": 1, "plan": plan.tree(), "rows": [row._asdict() for row in rows]})
+    with replacing_file(plan.out / "ablation.md") as file:
+        file.write(table(rows, plan.tree()).encode())
     return rows
 
 
