@@ -28,24 +28,24 @@ FIXED = ("data", "simulated")
 class RunRecord:
     """Kept by rank 0; written with every checkpoint, so that its seconds belong to the steps of the checkpoint."""
 
-    def __init__(self, out: Path, start: Path | None, simulated: Simulated, precision: str) -> None:
+    def __init__(self, out: Path, start: Path | None, simulated: Simulated, precision: str, resumed: bool) -> None:
         """Remember where and from what; see `train` for the arguments."""
-        self.path = out / FILE
+        self.path, self.resumed = out / FILE, resumed
         self.tree: dict[str, Any] = {
             "schema_version": 1, "torch": torch.__version__, "precision": precision, "start": None if start is None else _identity(start),
             "simulated": {"percent": simulated.percent, "sensors": list(simulated.sensors)} if simulated.percent else None}
         self.seconds_before, self.began_s = 0.0, time.monotonic()
 
-    def begin(self, examples: Examples, steps_done: int) -> None:
+    def begin(self, examples: Examples) -> None:
         """Note the sources of the examples, or compare them with those of the parts before.
 
         Raises:
-            ValueError: the run has steps with other data, or started from another model.
+            ValueError: the run is resumed, and has other data or started from another model.
         """
         self.tree["processes"] = ranks.world_size()
         self.tree["data"] = [{"name": source.name, "scans": len(source), "share": round(float(share), 4)}
                              for source, share in zip(examples.sources, examples.shares, strict=True)]
-        if steps_done and self.path.is_file():
+        if self.resumed and self.path.is_file():
             before = json.loads(self.path.read_text())
             different = [f"{key}: {before.get(key)} there, {self.tree[key]} here" for key in FIXED if before.get(key) != self.tree[key]]
             if different:

@@ -49,7 +49,7 @@ class AtomicCheckpoints(Callback):
         if trainer.is_global_zero:
             for unfinished in self.out.glob(".*.part"):
                 unfinished.unlink()  # what a kill left while a file was written
-            self.record.begin(self.data.examples, module.steps_done)
+            self.record.begin(self.data.examples)
             (self.out / "config.json").write_text(json.dumps(dict_from_config(self.config), indent=2) + "\n")
             self._write(trainer, module)
 
@@ -109,7 +109,7 @@ def train(config: Config, data: list[Path], out: Path, *, resume: bool = False, 
     resumed = _restore(module, out / "checkpoint.safetensors", resume, start)
     simulated = Simulated(simulate, tuple(simulate_sensors))
     run_data = RunData(config, data, topic, out, simulated, module.steps_done, sensor, workers)
-    record = RunRecord(out, start, simulated, "bf16" if bf16 else "fp32")
+    record = RunRecord(out, start, simulated, "bf16" if bf16 else "fp32", resumed)
     logger = TensorBoardLogger(out, name="tensorboard", version="", purge_step=module.steps_done + 1 if resumed else None)
     trainer = lightning.Trainer(
         accelerator="cpu", **launched().trainer_options(), max_epochs=1, logger=logger, use_distributed_sampler=False,
