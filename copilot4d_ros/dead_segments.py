@@ -21,7 +21,7 @@ _SETTLED_S = 10.0
 """A process makes its lock file just before it locks it; one so old is past that."""
 
 
-def remove_dead_segments(folder: Path = SHARED_MEMORY, settled_s: float = _SETTLED_S) -> int:
+def remove_dead_segments(folder: Path = SHARED_MEMORY) -> int:
     """Remove what dead processes left; segments of other users stay, as does whatever cannot be removed.
 
     Returns:
@@ -31,14 +31,14 @@ def remove_dead_segments(folder: Path = SHARED_MEMORY, settled_s: float = _SETTL
     for lock_file in folder.glob("fast*_el"):
         if _LOCK_FILE.fullmatch(lock_file.name):
             with suppress(OSError):  # of another user, locked by who lives, or gone meanwhile
-                freed += _removed(lock_file, settled_s)
+                freed += _removed(lock_file)
     return freed
 
 
-def _removed(lock_file: Path, settled_s: float) -> int:
+def _removed(lock_file: Path) -> int:
     segment = lock_file.with_name(lock_file.name.removesuffix("_el"))
     with lock_file.open("rb") as file:
-        if time.time() - os.fstat(file.fileno()).st_mtime < settled_s:
+        if time.time() - os.fstat(file.fileno()).st_mtime < _SETTLED_S:
             return 0
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = segment.stat().st_size if segment.exists() else 0
