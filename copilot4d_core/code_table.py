@@ -63,6 +63,25 @@ def code_table(settings: QuantizerConfig, tensors: Mapping[str, Array]) -> npt.N
     return np.ascontiguousarray(codebook, dtype=np.float32)
 
 
+class ScoreTable(NamedTuple):
+    """What tells the nearest code from the encoder's rows y: the largest of y matrix + bias."""
+
+    matrix_CK: npt.NDArray[np.float64]
+    bias_K: npt.NDArray[np.float64]
+
+
+def score_table(codes_KD: Array, tensors: Mapping[str, Array], unit: bool = False) -> ScoreTable:
+    """z.e - |e|^2 / 2 with the last linear map, z = W y + b, multiplied into the codes e, so that no code or latent is left to be looked at.
+
+    Its largest is the nearest code; and it costs the same whatever the codebook's dimension is.
+
+    Args:
+        unit: codes of length 1 need no second term, and z no length of 1: neither changes which is the largest.
+    """
+    codes, weight, bias = codes_KD.astype(np.float64), tensors["pre_quantizer.2.weight"].astype(np.float64), tensors["pre_quantizer.2.bias"]
+    return ScoreTable(weight.T @ codes.T, codes @ bias - (0.0 if unit else 0.5 * np.square(codes).sum(axis=1)))
+
+
 def codebook_shapes(settings: QuantizerConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of the quantiser's tensors in a weights file."""
     if settings.kind is QuantizerKind.FSQ:

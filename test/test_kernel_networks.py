@@ -77,10 +77,10 @@ def test_a_block_of_other_channels_is_refused() -> None:
         SwinBlock({f"block.{name}": value.numpy() for name, value in block.state_dict().items()}, "block", 2, 8, 0, (16, 16))
 
 
-@pytest.mark.parametrize("kind", [QuantizerKind.VQ, QuantizerKind.COSINE])
-def test_both_networks_are_those_of_torch(kind: QuantizerKind) -> None:
+@pytest.mark.parametrize(("kind", "codebook_dim"), [(QuantizerKind.VQ, 8), (QuantizerKind.VQ, 72), (QuantizerKind.COSINE, 16)])
+def test_both_networks_are_those_of_torch(kind: QuantizerKind, codebook_dim: int) -> None:
     settings = preset("tiny")
-    codes = replace(settings.quantizer, kind=kind, codebook_dim=16)
+    codes = replace(settings.quantizer, kind=kind, codebook_dim=codebook_dim)
     model = lively(replace(settings, quantizer=codes))
     reference, grid = TorchReference(model), Grid(model.config)
     patches = np.random.default_rng(2).normal(size=(*grid.patches_HW, model.config.swin.dims[0])).astype(np.float32)
@@ -98,7 +98,7 @@ def test_both_networks_are_those_of_torch(kind: QuantizerKind) -> None:
 def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) -> None:
     settings = preset("tiny")
     settings = replace(settings, grid=replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0))
-    model, rng = lively(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=16))), np.random.default_rng(occupied)
+    model, rng = lively(settings), np.random.default_rng(occupied)
     grid, encoder = Grid(model.config), EncoderKernels(model)
     patches = np.tile(model.tensors["patch_embedding.bias"], (*grid.patches_HW, 1)).astype(np.float32)
     places = rng.integers(0, grid.patches_HW[0] // 3, (occupied, 2))  # in a corner
@@ -124,8 +124,7 @@ def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) ->
 
 
 def test_of_codes_that_tie_the_first_is_chosen() -> None:
-    settings = preset("tiny")
-    model = lively(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=16)))
+    model = lively(preset("tiny"))
     codebook = model.tensors["quantizer.codebook"]
     codebook[:] = np.tile(codebook[:16], (4, 1))
     patches = np.random.default_rng(2).normal(size=(*Grid(model.config).patches_HW, model.config.swin.dims[0])).astype(np.float32)
@@ -145,5 +144,5 @@ def test_models_without_kernels_say_why() -> None:
     settings = preset("tiny")
     assert obstacle(random_model(replace(settings, swin=replace(settings.swin, dims=(24, 32))))) == (
         "swin.dims: expected multiples of 16, got 24, 32, which have no kernel; choose onnx")
-    with pytest.raises(ValueError, match="runner kernels: quantizer.codebook_dim: expected multiples of 16, got 8"):
-        KernelRunner(random_model(replace(settings, quantizer=replace(settings.quantizer, codebook_dim=8))))
+    with pytest.raises(ValueError, match="runner kernels: quantizer.codebook_size: expected multiples of 16, got 40"):
+        KernelRunner(random_model(replace(settings, quantizer=replace(settings.quantizer, codebook_size=40))))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from copilot4d_core.code_table import code_table
+from copilot4d_core.code_table import code_table, score_table
 from copilot4d_core.config import QuantizerKind
 from copilot4d_core.deploy.runner import TokenArray
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
@@ -44,9 +44,8 @@ def obstacle(model: Model) -> str:
         kinds = " or ".join(kind.value for kind in KINDS)
         return f"expected a quantizer of kind {kinds}, got {config.quantizer.kind.value}, which has no kernel; choose onnx"
     numbers = {"swin.dims": config.swin.dims, "swin.dims times swin.mlp_ratio": [int(dim * config.swin.mlp_ratio) for dim in config.swin.dims],
-               "swin.window squared": [config.swin.window**2], "quantizer.codebook_dim": [config.quantizer.codebook_dim],
-               "quantizer.codebook_size": [config.quantizer.codebook_size], "layers of the skip mask": [grid.mask_cells_YXZ[2]],
-               "cells of the token grid": [int(np.prod(grid.tokens_HW))]}
+               "swin.window squared": [config.swin.window**2], "quantizer.codebook_size": [config.quantizer.codebook_size],
+               "layers of the skip mask": [grid.mask_cells_YXZ[2]], "cells of the token grid": [int(np.prod(grid.tokens_HW))]}
     for what, values in numbers.items():
         if any(value % WIDTH for value in values):
             return f"{what}: expected multiples of {WIDTH}, got {', '.join(map(str, values))}, which have no kernel; choose onnx"
@@ -108,12 +107,12 @@ class EncoderKernels:
         self._merge_weights = _flat(tensors["encoder.merge_norm.weight"], tensors["encoder.merge_norm.bias"], tensors["encoder.merge.bias"],
                                     packed(tensors["encoder.merge.weight"].T))
         self._stage2 = _blocks(model, "encoder.stage2", swin.encoder_depths[1], 1, self._tokens_HW)
-        codes = code_table(model.config.quantizer, tensors)
-        self._nearest = nearest_kernel(wide, codes.shape[1], len(codes))
-        # Codes of length 1 need no second term: it is the same for all.
-        lengths = 0.5 * np.square(codes.astype(np.float64)).sum(axis=1)
-        self._nearest_weights = _flat(tensors["pre_quantizer.0.weight"], tensors["pre_quantizer.0.bias"], tensors["pre_quantizer.2.bias"],
-                                      packed(tensors["pre_quantizer.2.weight"].T), -lengths, packed(codes.T))
+        quantizer = model.config.quantizer
+        scores = score_table(code_table(quantizer, tensors), tensors, quantizer.kind is QuantizerKind.COSINE)
+        self._nearest = nearest_kernel(wide, quantizer.codebook_size)
+        self._nearest_weights = _flat(tensors["pre_quantizer.0.weight"], tensors["pre_quantizer.0.bias"], scores.bias_K, packed(scores.matrix_CK))
+        self._cell_values = np.arange(tokens, dtype=np.int32)
+        self._cells: Any = wp.array(self._cell_values, dtype=wp.int32, device=CPU, copy=False)
         self._occupied: Any = wp.zeros(patches, dtype=wp.int32, device=CPU)
         self._blank = _flat(tensors["patch_embedding.bias"])
         self._has_blank_token = model.config.quantizer.blank_token
@@ -146,9 +145,17 @@ class EncoderKernels:
         reached = _through(self._stage1, self._map, occupied)
         self._merge_cells()
         _through(self._stage2, self._token_map, self._in_tokens(reached))
-        launch_groups(self._nearest, len(self._token_map) // GROUP, [self._token_map, self._nearest_weights, self._tokens])
-        found = np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
-        return found * beside(self._in_tokens(occupied)) if self._has_blank_token else found
+        return self._choose(beside(self._in_tokens(occupied)))
+
+    def _choose(self, held_HW: BoolArray) -> TokenArray:
+        """Token of each cell; where blank cells have one of their own, only the others are compared with codes."""
+        count = held_HW.size
+        if self._has_blank_token:
+            self._tokens.zero_()
+            cells = np.flatnonzero(held_HW)
+            self._cell_values[: (count := len(cells))] = cells
+        launch_groups(self._nearest, -(-count // GROUP), [count, self._cells, self._token_map, self._nearest_weights, self._tokens])
+        return np.asarray(self._tokens.numpy(), dtype=np.uint16).reshape(self._tokens_HW)
 
 
 class DecoderKernels:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from copilot4d_core.code_table import COARSE, FINE, code_table, scalar_levels
+from copilot4d_core.code_table import COARSE, FINE, code_table, scalar_levels, score_table
 from copilot4d_core.config import QuantizerKind
-from copilot4d_core.deploy.onnx_builder import Array, OnnxBuilder
+from copilot4d_core.deploy.onnx_builder import OnnxBuilder
 from copilot4d_core.model_file import Model
 
 
@@ -24,28 +24,19 @@ def token_rows(build: OnnxBuilder, model: Model, x: str) -> str:
     if settings.kind is QuantizerKind.RESIDUAL:
         return _residual(build, model, x)
     codes, unit = code_table(settings, model.tensors), settings.kind is QuantizerKind.COSINE
-    return _best(build, "", build.linear("scores", x, *_scores(build, codes, unit)))
+    return _best(build, "", build.linear("scores", x, *score_table(codes, model.tensors, unit)))
 
 
 def _best(build: OnnxBuilder, suffix: str, scores: str) -> str:
     return build.cast(f"nearest{suffix}", build.node("ArgMax", f"best{suffix}", [scores], axis=1, keepdims=0), np.int32)
 
 
-def _scores(build: OnnxBuilder, codes: Array, unit: bool = False) -> tuple[Array, Array]:
-    """Matrix (dim, codes) and bias: z.e - |e|^2 / 2 with z = W y + b; its largest is the nearest code.
-
-    Codes of length 1 need no second term, and z no length of 1: neither changes which is the largest.
-    """
-    wide, weight, bias = codes.astype(np.float64), build.tensors["pre_quantizer.2.weight"], build.tensors["pre_quantizer.2.bias"]
-    return weight.T.astype(np.float64) @ wide.T, wide @ bias - (0.0 if unit else 0.5 * np.square(wide).sum(axis=1))
-
-
 def _residual(build: OnnxBuilder, model: Model, x: str) -> str:
     """Both levels score the same rows; what the coarse code takes away from the fine scores is a table, a row a coarse code."""
     coarse, fine = model.tensors[COARSE], model.tensors[FINE]
-    first = _best(build, "/coarse", build.linear("scores/coarse", x, *_scores(build, coarse)))
+    first = _best(build, "/coarse", build.linear("scores/coarse", x, *score_table(coarse, model.tensors)))
     taken = build.constant("taken/table", -coarse.astype(np.float64) @ fine.T)
-    scores = build.node("Add", "scores/rest", [build.linear("scores/fine", x, *_scores(build, fine)),
+    scores = build.node("Add", "scores/rest", [build.linear("scores/fine", x, *score_table(fine, model.tensors)),
                                                build.node("Gather", "taken", [taken, first], axis=0)])
     first_token = build.constant("first_token/table", np.arange(len(coarse), dtype=np.int32) * np.int32(len(fine)))
     return build.node("Add", "pair", [build.node("Gather", "first_token", [first_token, first], axis=0), _best(build, "/fine", scores)])

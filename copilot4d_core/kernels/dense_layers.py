@@ -49,18 +49,18 @@ _MERGE = """
     });
 """
 _NEAREST = """
-    const float *scale = weights.data, *shift = scale + C, *bias = shift + C, *matrix = bias + WIDE, *code_bias = matrix + C * WIDE;
-    const float* codes = code_bias + CODES;
-    float normed[GROUP * C], latent[GROUP * WIDE];
+    const float *scale = weights.data, *shift = scale + C, *bias = shift + C, *matrix = bias + CODES;
+    float normed[GROUP * C];
+    int cell[GROUP];
     for (int i = 0; i < GROUP; ++i) {
-        const float* cell = source.data + static_cast<size_t>(group * GROUP + i) * C;
-        layer_norm(cell, scale, shift, C, [&](int j, vf v) { store(normed + i * C + j, gelu(v)); });
+        // Beyond the last cell the last one again: it is given the same token twice.
+        cell[i] = cells.data[group * GROUP + i < count ? group * GROUP + i : count - 1];
+        layer_norm(source.data + static_cast<size_t>(cell[i]) * C, scale, shift, C, [&](int j, vf v) { store(normed + i * C + j, gelu(v)); });
     }
-    product(normed, C, GROUP, C, matrix, bias, WIDE, [&](int i, int j, vf v) { store(latent + i * WIDE + j, v); });
     vf best[GROUP];
     vi first[GROUP];
     for (int i = 0; i < GROUP; ++i) { best[i] = (vf)(-3.0e38f); first[i] = (vi)(0); }
-    product(latent, WIDE, GROUP, WIDE, codes, code_bias, CODES, [&](int i, int j, vf v) {
+    product(normed, C, GROUP, C, matrix, bias, CODES, [&](int i, int j, vf v) {
         const vi better = v > best[i];
         first[i] = better ? (vi)(j) : first[i];
         best[i] = better ? v : best[i];
@@ -73,7 +73,7 @@ _NEAREST = """
             const int number = first[i][lane] + lane;
             if (best[i][lane] > top || (best[i][lane] == top && number < code)) { top = best[i][lane]; code = number; }
         }
-        tokens.data[group * GROUP + i] = code;
+        tokens.data[cell[i]] = code;
     }
 """
 _UPSAMPLE = """
@@ -163,15 +163,17 @@ def merge_kernel(channels: int, wide: int) -> wp.Kernel:
 
 
 @cache
-def nearest_kernel(channels: int, latent: int, codes: int) -> wp.Kernel:
-    """Pre-quantisation (layer norm, GELU, linear) and the number of the code with the largest z.e - |e|^2 / 2."""
-    @wp.func_native(_code(_NEAREST, C=channels, WIDE=latent, CODES=codes))
-    def run(group: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32), tokens: wp.array(dtype=wp.int32)):
+def nearest_kernel(channels: int, codes: int) -> wp.Kernel:
+    """Layer norm, GELU, and the code with the largest score (see `code_table.score_table`), of the cells that are listed."""
+    @wp.func_native(_code(_NEAREST, C=channels, CODES=codes))
+    def run(group: int, count: int, cells: wp.array(dtype=wp.int32), source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
+            tokens: wp.array(dtype=wp.int32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def nearest(first: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32), tokens: wp.array(dtype=wp.int32)):
-        run(first + wp.tid(), source, weights, tokens)
+    def nearest(first: int, count: int, cells: wp.array(dtype=wp.int32), source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
+                tokens: wp.array(dtype=wp.int32)):
+        run(first + wp.tid(), count, cells, source, weights, tokens)
 
     return nearest
 

@@ -13,6 +13,7 @@ import platform
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import warp as wp
 
 import copilot4d_core.kernels.launch  # noqa: F401 - starts Warp
@@ -127,7 +128,7 @@ WIDEST = _widest()
 """More arguments of `wp.kernel`: registers of 512 bits where the processor has them, which compilers avoid unasked; an older Warp can't be told."""
 
 
-def packed(matrix_IO: FloatArray) -> FloatArray:
+def packed(matrix_IO: npt.NDArray[np.floating[Any]]) -> FloatArray:
     """A matrix (in, out) in the order in which `product` reads it: 16 columns after 16 columns, each row by row; flat."""
     inner, columns = matrix_IO.shape
     return np.ascontiguousarray(matrix_IO.reshape(inner, columns // WIDTH, WIDTH).swapaxes(0, 1), dtype=np.float32).ravel()
