@@ -71,7 +71,8 @@ class Views:
         self._known: tuple[bool, list[PinholeCamera], Rays] = True, [], self._turn
 
     def warm_up(self, tokens: TokenArray) -> None:
-        """Render once, so that the first frame does not wait for kernels to compile or memory to be laid out."""
+        """Render once either way, so that no frame waits for kernels to compile or memory to be laid out, whatever mode is set later."""
+        self._runner.depth(tokens, self._turn)
         self._runner.decode(tokens, self._turn)
 
     def render(self, tokens: TokenArray, wanted: Wanted, probe: Rays | None = None) -> tuple[Rendered, dict[str, float]]:
@@ -87,8 +88,7 @@ class Views:
         turn = wanted.turn or wanted.points
         bundles = [] if wanted.nothing else [self._rays(turn, list(wanted.cameras.values()))]
         rays = _joined(bundles if probe is None else [*bundles, probe])
-        rendering = self._runner.decode(tokens, rays)
-        distance_m: FloatArray = getattr(rendering, f"{wanted.mode.value}_m")
+        distance_m, median_m = self._look(tokens, rays, wanted.mode)
         count = self._shape[0] * self._shape[1] if turn else 0
         depth_m = distance_m[:count].reshape(self._shape) if wanted.turn or wanted.points else None
         points_m = None
@@ -100,8 +100,16 @@ class Views:
             end = count + camera.height * camera.width
             cameras_m[name] = camera.z_depth_m(distance_m[count:end]).reshape(camera.height, camera.width)
             count = end
-        probe_m = None if probe is None else rendering.median_m[count:]
+        probe_m = None if probe is None else median_m[count:]
         return Rendered(depth_m, points_m, cameras_m, probe_m), {s: ms for s, ms in self._runner.stage_ms.items() if s in ("decode", "render")}
+
+    def _look(self, tokens: TokenArray, rays: Rays, mode: DepthMode) -> tuple[FloatArray, FloatArray]:
+        """The depth of that mode, and the median, which alone costs less."""
+        if mode is DepthMode.MEDIAN:
+            median_m = self._runner.depth(tokens, rays)
+            return median_m, median_m
+        rendering = self._runner.decode(tokens, rays)
+        return (rendering.expected_m if mode is DepthMode.EXPECTED else rendering.strongest_m), rendering.median_m
 
     def _rays(self, turn: bool, cameras: list[PinholeCamera]) -> Rays:
         """Rays of all views in a row; made again only when somebody looks at something else, or a camera moves."""

@@ -62,6 +62,9 @@ class FakeRunner:
         depths = [np.where(up, np.nan, d).astype(np.float32) for d in (5.0, 6.0, 7.0)]
         return Rendering(depths[0], (~up).astype(np.float32), depths[1], depths[2])
 
+    def depth(self, tokens: TokenArray, rays: Rays) -> FloatArray:
+        return self.decode(tokens, rays).depth_m
+
     def __enter__(self) -> FakeRunner:
         return self
 

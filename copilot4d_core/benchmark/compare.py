@@ -132,13 +132,8 @@ def _march_pair(model: Model, stages: CpuStages, features: FloatArray, mask: Any
     from copilot4d_core.benchmark.plain_torch import march_of
 
     torch_march = march_of(model, features, mask)
-    threshold = model.config.rendering.opacity_threshold
-
-    def ours() -> FloatArray:
-        rendering = stages.render(features, mask, rays)
-        return np.where(rendering.opacity >= threshold, rendering.expected_m * rendering.opacity, np.float32(np.nan))
-
-    return Pair(f"render {len(rays.directions):,} rays", "torch grid_sample, cumprod", ours, lambda: torch_march(rays), "m")
+    return Pair(f"render {len(rays.directions):,} rays", "torch grid_sample, cumprod", lambda: stages.depth(features, mask, rays),
+                lambda: torch_march(rays), "m")
 
 
 def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray, tokens: Any) -> list[Pair]:

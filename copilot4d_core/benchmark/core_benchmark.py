@@ -64,9 +64,9 @@ class _Frame:
         tokens = self.runner.encode(self._clouds[which])
         self.tokens_ms.append((time.perf_counter() - start_s) * 1e3)
         if self._masks is None:
-            self.rendering = self.runner.decode(tokens, self._rays)
+            self.depth_m = self.runner.depth(tokens, self._rays)
         else:
-            self.rendering = self.runner.decode_with_mask(tokens, self._rays, self._masks[which])
+            self.depth_m = self.runner.decode_with_mask(tokens, self._rays, self._masks[which]).depth_m
         self.tokens = tokens
         spent_ms = self.runner.stage_ms
         return {stage: spent_ms[stage] for stage in STAGES}
@@ -89,7 +89,7 @@ def measure_core(asked: Asked, runner_name: str, rates: Callable[[], MachineRate
         spent, peak_mib, tokens_ms = load.load(), peak_rss_mib(), percentiles(frame.tokens_ms, 50, 90, 99)
         frame(0)  # the first frame is the one that is counted
         backend, is_on_gpu = runner.backend, runner_is_on_gpu(runner.backend)
-        config, tokens, median_m = runner.config, frame.tokens, frame.rendering.median_m
+        config, tokens, median_m = runner.config, frame.tokens, frame.depth_m
         model_id = runner.model_id
     works, counts = frame_work(asked.model, asked.frames.clouds_m[0], asked.rays, tokens, median_m)
     measured_rates = None if is_on_gpu else rates()
@@ -137,7 +137,7 @@ def first_frame_work(model: ModelChoice, frames: Frames, rays: Rays) -> tuple[di
     with open_runner(model.path, "onnx") as runner:
         frame = _Frame(runner, Asked(model, frames, rays, False, 1.0, 1.0))
         frame(0)
-    return frame_work(model, points_m, rays, frame.tokens, frame.rendering.median_m)
+    return frame_work(model, points_m, rays, frame.tokens, frame.depth_m)
 
 
 def cpu_floors_ms(model: ModelChoice, frames: Frames, rays: Rays) -> dict[str, float]:

@@ -3,7 +3,7 @@
 """The sparse stages the plain way in torch, after the equations: what `bench --compare` measures against, and the tests' slow twins.
 
 What goes in: a tokenizer, points or the decoder's map and rays. What comes out: the patch map, or what each ray meets.
-Unusual: nothing here uses a kernel of this package; the feature grid is dense, and every ray has as many samples as the longest.
+Unusual: nothing here runs a kernel of this package; the feature grid is dense, and every ray has as many samples as the longest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from copilot4d_core.data.scan import Rays
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
+from copilot4d_core.kernels.ray_median import BESIDE, SURFACE_M
 from copilot4d_core.model_file import Model
 from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import tokenizer_from_model
@@ -69,12 +70,15 @@ def patch_map_of(model: Model) -> Callable[[FloatArray], FloatArray]:
 
 
 def march_of(model: Model, normed_HWC: FloatArray, mask_YXZ: BoolArray) -> Callable[[Rays], FloatArray]:
-    """`march` through the dense grid of a decoder's map after its norm, in NumPy's arrays; the dense grid is built here, not when rays come."""
+    """Median depths by `march`, through the dense grid of a decoder's map after its norm, in NumPy's arrays.
+
+    The dense grid is built here, not when rays come.
+    """
     tokenizer = tokenizer_from_model(model)
     with torch.inference_mode():
         dense = dense_from_normed(tokenizer, torch.from_numpy(normed_HWC))
     mlp = tokenizer.feature_grid.mlp
-    return lambda rays: np.asarray(march(dense, mlp, tokenizer.grid, rays.origins_m, rays.directions, mask_YXZ).numpy())
+    return lambda rays: np.asarray(march(dense, mlp, tokenizer.grid, rays.origins_m, rays.directions, mask_YXZ).median.numpy())
 
 
 def dense_feature_grid(model: Tokenizer, feature_HWC: Tensor) -> Tensor:
@@ -114,6 +118,25 @@ def render_equation_4(logit_RS: Tensor, distance_RS: Tensor, valid_RS: Tensor) -
     clear = torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], dim=1), dim=1)
     weights = alpha * clear
     return Rendered((weights * distance_RS).sum(1), weights, weights.sum(1))
+
+
+class Marched(NamedTuple):
+    """Of each ray, (R,), metres."""
+
+    depth: Tensor
+    """Sum of weight times distance."""
+    median: Tensor
+    """As in `kernels/ray_median.py`; NaN where the weights do not reach one half."""
+
+
+def median_depth(weight_RS: Tensor, distance_RS: Tensor, valid_RS: Tensor) -> Tensor:
+    """Weighted mean distance of the sample that reaches half and of its neighbours on the same surface, (R,); NaN where none does."""
+    reached_RS = weight_RS.cumsum(dim=1) >= 0.5
+    half_R1 = reached_RS.byte().argmax(dim=1, keepdim=True)
+    place = torch.arange(weight_RS.shape[1])
+    surface = ((place - half_R1).abs() <= BESIDE) & ((distance_RS - distance_RS.gather(1, half_R1)).abs() <= SURFACE_M) & valid_RS
+    weight = weight_RS * surface
+    return torch.where(reached_RS[:, -1], (weight * distance_RS).sum(dim=1) / weight.sum(dim=1), torch.nan)
 
 
 def sample_distances(origin_R3: Tensor, direction_R3: Tensor, mask_YXZ: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -162,8 +185,8 @@ def _spread(run_N3: Tensor, rays: int, step_m: float) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def march(dense_DZYX: Tensor, mlp: nn.Module, grid: Grid, origins_m: FloatArray, directions: FloatArray, mask_YXZ: BoolArray,
-          kind: torch.dtype = torch.float32) -> Tensor:
-    """Sum of weight times distance of each ray through the dense grid, (R,).
+          kind: torch.dtype = torch.float32) -> Marched:
+    """What each ray meets in the dense grid.
 
     Args:
         dense_DZYX: from `dense_feature_grid`, of type `kind`, as is the MLP.
@@ -172,10 +195,13 @@ def march(dense_DZYX: Tensor, mlp: nn.Module, grid: Grid, origins_m: FloatArray,
     """
     origins, towards = torch.from_numpy(np.ascontiguousarray(origins_m)), torch.from_numpy(np.ascontiguousarray(directions))
     distance, count = sample_distances(origins, towards, torch.from_numpy(mask_YXZ), grid)
-    depths = []
+    depths, medians = [], []
     for part in torch.split(torch.arange(len(count)), RAYS_AT_ONCE):
         along = distance[part].to(kind)
         position = origins[part, None].to(kind) + along[..., None] * towards[part, None].to(kind)
         logits = mlp(query_dense(dense_DZYX, position.reshape(-1, 3), grid)).view(along.shape)
-        depths.append(render_equation_4(logits, along, torch.arange(along.shape[1]) < count[part, None]).depth)
-    return torch.cat(depths)
+        valid = torch.arange(along.shape[1]) < count[part, None]
+        rendered = render_equation_4(logits, along, valid)
+        depths.append(rendered.depth)
+        medians.append(median_depth(rendered.weights, along, valid))
+    return Marched(torch.cat(depths), torch.cat(medians))

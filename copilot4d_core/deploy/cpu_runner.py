@@ -70,9 +70,18 @@ class CpuRunner(abc.ABC):
         """As `decode`, with a given skip mask, (Y, X, Z) bool."""
         return self._render(tokens, rays, mask, with_returns)
 
+    def depth(self, tokens: TokenArray, rays: Rays) -> FloatArray:
+        """The `depth_m` of `decode` alone, (R,); raises as `decode` does."""
+        features, skip = self._features(tokens)
+        with self._clock("render"):
+            return self._stages.depth(features, skip, rays)
+
     def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None, with_returns: bool) -> Rendering:
-        check_token_grid(tokens, self.config, self.model_id)
-        with self._clock("decode"):
-            features, skip = self._decoded(tokens)
+        features, skip = self._features(tokens)
         with self._clock("render"):
             return self._stages.render(features, skip if mask is None else mask, rays, with_returns)
+
+    def _features(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:
+        check_token_grid(tokens, self.config, self.model_id)
+        with self._clock("decode"):
+            return self._decoded(tokens)

@@ -22,7 +22,7 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU
 from copilot4d_core.kernels.pillar_blocks import sparse_encoder
-from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
+from copilot4d_core.kernels.ray_march import Rows, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
 
@@ -69,12 +69,20 @@ class CpuStages:
             features_HWC: (H, W, C) float32, decoder map after the feature grid's layer norm.
             skip: (Y, X, Z), pooled logits as float32, or a given mask as bool.
         """
+        marched = self._march(features_HWC, skip, rays, Rows.RETURNS if with_returns else Rows.RENDERING)
+        return rendering_from_march(marched, self.config.rendering.opacity_threshold)
+
+    def depth(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays) -> FloatArray:
+        """The `depth_m` of `render`, (R,), and nothing else."""
+        return np.asarray(self._march(features_HWC, skip, rays, Rows.DEPTH)[0])
+
+    def _march(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, rows: Rows) -> FloatArray:
         if skip.dtype == np.bool_:
             self._mask.fill(skip.astype(np.bool_))
         else:
             self._mask.fill_from_logits(_array(skip, wp.float32, 3))
         self._readout(_array(features_HWC.reshape(-1, features_HWC.shape[-1]), wp.float32, 2), self._mask)
-        marched = np.empty((ALL_ROWS if with_returns else DEPTH_ROWS, len(rays.directions)), dtype=np.float32)
+        marched = np.empty((rows, len(rays.directions)), dtype=np.float32)
         march_rays(self._readout, self._mask, _array(rays.origins_m, wp.vec3), _array(rays.directions, wp.vec3), len(rays.directions),
                    _array(marched, wp.float32, 2))
-        return rendering_from_march(marched, self.config.rendering.opacity_threshold)
+        return marched

@@ -8,7 +8,7 @@ import numpy as np
 
 from copilot4d_core.deploy.runner import Rendering, Returns
 from copilot4d_core.grid import FloatArray
-from copilot4d_core.kernels.ray_march import ALL_ROWS, FAR, FAR_WEIGHT, MEDIAN, NEAR, NEAR_WEIGHT, OPACITY, STRONGEST, WEIGHTED
+from copilot4d_core.kernels.ray_march import FAR, FAR_WEIGHT, MEDIAN, NEAR, NEAR_WEIGHT, OPACITY, STRONGEST, WEIGHTED, Rows
 
 
 def rendering_from_march(marched_KR: FloatArray, opacity_threshold: float) -> Rendering:
@@ -23,7 +23,7 @@ def rendering_from_march(marched_KR: FloatArray, opacity_threshold: float) -> Re
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.where(met, marched_KR[WEIGHTED] / marched_KR[OPACITY], nothing)
     returns = None
-    if len(marched_KR) == ALL_ROWS:
+    if len(marched_KR) == Rows.RETURNS:
         weight = marched_KR[[NEAR_WEIGHT, FAR_WEIGHT]]
         returns = Returns(np.where(weight > 0, marched_KR[[NEAR, FAR]], nothing), weight)
     median, strongest = (np.where(met, marched_KR[row], nothing) for row in (MEDIAN, STRONGEST))

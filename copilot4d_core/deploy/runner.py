@@ -93,6 +93,10 @@ class Runner(Protocol):
         """
         ...
 
+    def depth(self, tokens: TokenArray, rays: Rays) -> FloatArray:
+        """The `depth_m` of `decode`, (R,) float32, and nothing else: faster, because a ray stops where its median is known."""
+        ...
+
     @property
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds of the last call per stage: voxelize, encode (to the nearest code), decode, render."""

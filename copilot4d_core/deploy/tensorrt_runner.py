@@ -34,7 +34,7 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.pillar_blocks import PillarBlocks, sparse_encoder
 from copilot4d_core.kernels.pillar_features import PillarFeatures
-from copilot4d_core.kernels.ray_march import ALL_ROWS, DEPTH_ROWS, march_rays
+from copilot4d_core.kernels.ray_march import Rows, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
 
@@ -128,8 +128,8 @@ class TensorrtRunner:
 
     def _ray_memory(self, rays: int) -> _RayMemory:
         session, memory = self._session, self._session.memory
-        return _RayMemory(session.host((2, rays, 3), np.float32), session.host((ALL_ROWS * rays,), np.float32), memory.array(rays, wp.vec3),
-                          memory.array(rays, wp.vec3), memory.array(ALL_ROWS * rays, wp.float32))
+        return _RayMemory(session.host((2, rays, 3), np.float32), session.host((Rows.RETURNS * rays,), np.float32), memory.array(rays, wp.vec3),
+                          memory.array(rays, wp.vec3), memory.array(Rows.RETURNS * rays, wp.float32))
 
     def _grow(self, points: int, rays: int) -> None:
         """Have memory for this many points and rays; the old memory is given back first."""
@@ -205,10 +205,18 @@ class TensorrtRunner:
         """As `decode`, with a given skip mask, (Y, X, Z) bool."""
         return self._render(tokens, rays, mask, with_returns)
 
+    def depth(self, tokens: TokenArray, rays: Rays) -> FloatArray:
+        """The `depth_m` of `decode` alone, (R,); raises as `decode` does."""
+        return np.asarray(self._marched(tokens, rays, None, Rows.DEPTH)[0])
+
     def _render(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None, with_returns: bool) -> Rendering:
+        marched = self._marched(tokens, rays, mask, Rows.RETURNS if with_returns else Rows.RENDERING)
+        return rendering_from_march(marched, self.config.rendering.opacity_threshold)
+
+    def _marched(self, tokens: TokenArray, rays: Rays, mask: BoolArray | None, rows: Rows) -> FloatArray:
         check_token_grid(tokens, self.config, self.model_id)
         with self._frame():
-            count, session, rows = len(rays.directions), self._session, ALL_ROWS if with_returns else DEPTH_ROWS
+            count, session = len(rays.directions), self._session
             self._grow(0, count)
             self._host_tokens[...] = tokens
             self._events[0].record(session.stream)
@@ -221,8 +229,7 @@ class TensorrtRunner:
                 with session.kernel_scope():
                     self._readout.grow(int(self._host_total[0]) * 5 // 4)
                 self._march(count, rows, mask)
-            marched = self._rays.host_result[:rows * count].reshape(rows, count).copy()
-            return rendering_from_march(marched, self.config.rendering.opacity_threshold)
+            return np.array(self._rays.host_result[:rows * count].reshape(rows, count))
 
     def _upload_rays(self, rays: Rays) -> None:
         """Rays cross the bus only when they are not those of the frame before: a sensor's pattern stays as it is."""
@@ -233,7 +240,7 @@ class TensorrtRunner:
         self._session.upload(memory.origins, memory.host[0, :count])
         self._session.upload(memory.directions, memory.host[1, :count])
 
-    def _march(self, count: int, rows: int, mask: BoolArray | None) -> None:
+    def _march(self, count: int, rows: Rows, mask: BoolArray | None) -> None:
         """From the decoder's output to the result in page-locked memory; waits."""
         session, rays = self._session, self._rays
         with session.kernel_scope():

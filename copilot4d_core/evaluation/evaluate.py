@@ -93,14 +93,14 @@ class Evaluation:
         self._count_codes(tokens, truth_m)
         rays, distance_m = rays_from_points(truth_m, scan.point_origins_m[inside])
         exit_m = metrics.region_exit_m(rays.origins_m, rays.directions, self._grid)
-        depth_m = self._runner.decode(tokens, rays).depth_m
+        depth_m = self._runner.depth(tokens, rays)
         self._depth.append(metrics.depth_errors(depth_m, distance_m, exit_m))
         self._surprise_m.append(scan_surprise_m(surprise_map(truth_m, distance_m, depth_m, self._grid)))
         self._clouds.append(cloud_metrics(points_on_rays(rays, depth_m), truth_m, self._grid))
         if self._sensor is not None and len(scan.origins_m) > 1:
             self._of_several_sensors += 1
         elif self._sensor is not None:
-            rendered_m = self._runner.decode(tokens, self._sensor.rays(scan.origin_m)).depth_m
+            rendered_m = self._runner.depth(tokens, self._sensor.rays(scan.origin_m))
             self._beams.append(beam_counts(self._sensor, scan, self._grid, rendered_m))
         if isinstance(self._runner, DecodesWithMask):
             mask = self._grid.pool_mask(self._grid.occupancy(truth_m))

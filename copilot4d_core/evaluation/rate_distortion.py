@@ -138,7 +138,7 @@ def _token_rows(runner: Runner, case: Case, pattern: SensorPattern) -> Iterator[
     true_rays, _ = rays_from_points(case.truth_m, case.scan.point_origins_m[case.grid.inside(case.scan.points_m)])
     bundles: dict[str, Rays] = {TOKENS: pattern.rays(case.scan.origin_m), TRUE_RAYS: true_rays}
     for codec, rays in bundles.items():
-        cloud_m = points_on_rays(rays, runner.decode(tokens, rays).depth_m)
+        cloud_m = points_on_rays(rays, runner.depth(tokens, rays))
         row = case.row(codec, "", 0, cloud_m)
         yield from (row._replace(setting=f"{runner.model_id}, {way}", bytes=size) for way, size in sizes.items())
 

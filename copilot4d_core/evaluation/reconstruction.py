@@ -68,7 +68,7 @@ def reconstruct(runner: Runner, scan: Scan, pattern: SensorPattern) -> Reconstru
     rays = pattern.rays(scan.origin_m)
     with clock("total"):
         tokens = runner.encode(scan.points_m)
-        depth_m = runner.decode(tokens, rays).depth_m.reshape(pattern.rows, pattern.columns)
+        depth_m = runner.depth(tokens, rays).reshape(pattern.rows, pattern.columns)
     ms = {**runner.stage_ms, **clock.ms}
     inside = grid.inside(scan.points_m)
     inside_m = scan.points_m[inside]

@@ -72,10 +72,14 @@ def decode_tokens(runner: Runner, path: Path, file: TokenFile, pattern: Spherica
     """
     check_model(path, file, runner.model_id, runner.config)
     rays = pattern.rays(np.zeros(3, dtype=np.float32))
-    rendering = runner.decode(file.tokens, rays, with_returns=True) if with_returns else runner.decode(file.tokens, rays)
-    depth_m = rendering.depth_m
-    if cloud is not None and rendering.returns is not None:
-        _write_returns(cloud, rays, rendering.returns)
+    returns = None
+    if with_returns:
+        rendering = runner.decode(file.tokens, rays, with_returns=True)
+        depth_m, returns = rendering.depth_m, rendering.returns
+    else:
+        depth_m = runner.depth(file.tokens, rays)
+    if cloud is not None and returns is not None:
+        _write_returns(cloud, rays, returns)
     elif cloud is not None:
         write_pcd(cloud, points_on_rays(rays, depth_m))
     if picture is not None:
@@ -84,7 +88,7 @@ def decode_tokens(runner: Runner, path: Path, file: TokenFile, pattern: Spherica
 
         save_figure(depth_picture(depth_m.reshape(pattern.rows, pattern.columns)), picture)
     written = " and ".join(str(p) for p in (cloud, picture) if p is not None)
-    seconds = "" if rendering.returns is None else f", {np.count_nonzero(rendering.returns.weight[1])} have a second return"
+    seconds = "" if returns is None else f", {np.count_nonzero(returns.weight[1])} have a second return"
     return f"{written}: {np.count_nonzero(np.isfinite(depth_m))} of {len(depth_m)} rays met something{seconds}"
 
 

@@ -56,4 +56,4 @@ def surprise_of(runner: Runner, tokens: TokenArray, returns_m: FloatArray, origi
         See `surprise_map`.
     """
     rays, distance_m = rays_from_points(returns_m, origin_m)
-    return surprise_map(returns_m, distance_m, runner.decode(tokens, rays).depth_m, Grid(runner.config))
+    return surprise_map(returns_m, distance_m, runner.depth(tokens, rays), Grid(runner.config))

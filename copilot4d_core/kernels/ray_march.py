@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
 
-In: the feature-grid cells inside the skip mask, and rays. Out: expected, median and strongest depth, opacity and, when asked for, two returns.
+In: the feature-grid cells inside the skip mask, and rays. Out: the median depth alone, or expected, median and strongest depth, opacity and, when
+asked for, two returns. The median is known before a ray is dark, which saves a third of the samples.
 Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the features; see `feature_readout.py`.
 """
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
+import enum
 from functools import cache
 from typing import Any
 
@@ -16,17 +18,29 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, median_distance, with_last, with_next
+from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, is_known, median_distance, with_last, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
 
 WEIGHTED, OPACITY, MEDIAN, STRONGEST, NEAR, NEAR_WEIGHT, FAR, FAR_WEIGHT = range(8)
-"""Rows of the result. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: that of `ray_median.py` in
-metres, NaN for none. STRONGEST: distance in metres of the largest weight, NaN without a sample. A ray that crosses no occupied cell
-has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of `ray_returns.py`, and their weights; 0, 0 for one that is not there."""
-DEPTH_ROWS, ALL_ROWS = 4, 8
-"""How many rows there are without and with returns."""
+"""Rows of the result of `Rows.RENDERING` and `Rows.RETURNS`. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: that
+of `ray_median.py` in metres, NaN for none. STRONGEST: distance in metres of the largest weight, NaN without a sample. A ray that crosses no
+occupied cell has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of `ray_returns.py`, and their weights; 0, 0 for one that is
+not there."""
+
+
+class Rows(enum.IntEnum):
+    """What is rendered: how many rows the result has."""
+
+    DEPTH = 1
+    """The median alone, as deployed: NaN for a ray whose opacity is below the threshold. Bit for bit that of the others."""
+    RENDERING = 4
+    """WEIGHTED to STRONGEST."""
+    RETURNS = 8
+    """All of them."""
+
+
 BATCH = 8
 """Samples that are looked at together: their cells are on the way from memory while the first are still computed."""
 
@@ -109,7 +123,8 @@ _CLEAR_SHARES = NATIVE + """
 
 
 @cache
-def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
+def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
+    depth_only, with_returns = rows is Rows.DEPTH, rows is Rows.RETURNS
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
     batch: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
 
@@ -121,7 +136,7 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
 
     @wp.kernel(module="unique")
     def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
-              stop: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
+              stop: float, least: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
               output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
         i = first + wp.tid()
         origin = origins[i]
@@ -132,6 +147,7 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
         best_distance = wp.float32(wp.nan)
         clear = float(1.0)
         count = int(0)
+        going = bool(True)
         if with_returns:
             returns = RayReturns()
         # Feature-grid coordinates along the ray, in cells.
@@ -145,13 +161,13 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
         if span[1] > span[0]:
             spacings = face_spacings(direction, mask)
             walk = next_run(start_walk(origin, direction, span[0], span[1], mask), direction, spacings, mask)
-            while walk.distance < walk.end and count < limit and clear > stop:
+            while walk.distance < walk.end and count < limit and going:
                 begin = walk.distance
                 walk = past_run(walk, direction, spacings, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
                 k = int(0)
-                while k < number and count < limit and clear > stop:
+                while k < number and count < limit and going:
                     taken = wp.min(BATCH, wp.min(number - k, limit - count))
                     distances = batch()
                     for s in range(BATCH):
@@ -166,10 +182,11 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                         weights[s] = clear - clear_behind
                         clear = clear_behind
                         total += weights[s]
-                        depth += weights[s] * distances[s]
-                        if weights[s] > best:
-                            best = weights[s]
-                            best_distance = distances[s]
+                        if not depth_only:
+                            depth += weights[s] * distances[s]
+                            if weights[s] > best:
+                                best = weights[s]
+                                best_distance = distances[s]
                     if concerns_median(median, total):
                         for s in range(BATCH):
                             if s < taken:
@@ -185,11 +202,17 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
                                 returns = with_sample(returns, distances[s], weights[s])
                     k += taken
                     count += taken
+                    going = clear > stop
+                    if depth_only:
+                        going = going and not is_known(median, least)
                 walk = next_run(walk, direction, spacings, mask)
-        out[0, i] = depth
-        out[1, i] = median.total
-        out[2, i] = median_distance(median)
-        out[3, i] = best_distance
+        if depth_only:
+            out[0, i] = wp.where(median.total >= least, median_distance(median), wp.float32(wp.nan))
+        else:
+            out[0, i] = depth
+            out[1, i] = median.total
+            out[2, i] = median_distance(median)
+            out[3, i] = best_distance
         if with_returns:
             returns = closed(returns)
             out[4, i] = returns.near_m
@@ -202,7 +225,7 @@ def _march_kernel(hidden: int, with_returns: bool) -> wp.Kernel:
 
 def kernels(config: Config) -> list[wp.Kernel]:
     """The kernels of this file for these settings."""
-    return [_march_kernel(config.feature_grid.hidden, with_returns) for with_returns in (False, True)]
+    return [_march_kernel(config.feature_grid.hidden, rows) for rows in Rows]
 
 
 def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: Any, rays: int, out: Any) -> None:
@@ -216,12 +239,12 @@ def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: 
         mask: what rays may look at.
         origins, directions: Warp arrays of wp.vec3, metres and unit vectors.
         rays: how many of them to render.
-        out: Warp array (4, rays or more) float32, or (8, rays or more) for the returns, too; see `WEIGHTED` and its neighbours.
+        out: Warp array (1, 4 or 8, rays or more) float32, see `Rows`.
     """
     grid, device = cells.grid, cells.device
     rows, columns, layers = grid.feature_cells_YXZ
     settings = grid.config.rendering
-    launch_rows(_march_kernel(cells.hidden_dim, out.shape[0] == ALL_ROWS), rays, [
+    launch_rows(_march_kernel(cells.hidden_dim, Rows(out.shape[0])), rays, [
         origins, directions, mask_grid(mask.bits, grid), settings.step_m, settings.max_samples, settings.stop_transmittance,
-        wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed, cells.hidden, cells.output,
-        cells.output_bias, out], device)
+        max(0.5, settings.opacity_threshold), wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed,
+        cells.hidden, cells.output, cells.output_bias, out], device)

@@ -77,6 +77,12 @@ def concerns_median(median: RayMedian, total: float):
 
 
 @wp.func
+def is_known(median: RayMedian, least: float):
+    """Whether no later sample changes the median or that the ray met something, for which the summed weight must be `least`, one half or more."""
+    return median.total >= least and median.wanted == 0
+
+
+@wp.func
 def median_distance(median: RayMedian):
     """Metres; NaN where half was never reached."""
     result = wp.float32(wp.nan)
