@@ -254,6 +254,8 @@ class LossConfig:
     skip_positive_weight: float = 1.0
     vq_weight: float = 1.0
     opacity_weight: float = 0.1
+    likelihood_weight: float = field(default=0.0, metadata={"before": 0.0})
+    """Of the likelihood of the true surface, a term that the paper does not have; its margin is `concentration_eps_m`."""
 
 
 @dataclass(frozen=True)

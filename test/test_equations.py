@@ -19,6 +19,7 @@ from copilot4d_core.tokenizer.tokenizer_losses import (
     opacity_loss,
     spatial_skip_bce_loss,
     surface_concentration_loss,
+    surface_likelihood_loss,
     tokenizer_total_loss,
 )
 from copilot4d_core.tokenizer.vector_quantizer import VectorQuantizer, k_means, nearest_code
@@ -173,17 +174,21 @@ def test_loss_terms_by_hand() -> None:
     # Far samples: the first of each ray; squares 0.25 and 0.04, summed per ray, mean over rays.
     assert surface_concentration_loss(weights, distance, truth, 0.4).item() == pytest.approx((0.25 + 0.04) / 2)
     assert surface_concentration_loss(weights, distance, truth, 1.0).item() == pytest.approx(0.04 / 2)
+    # Within 0.4 m of the surface lie weights of 0.5 and 0.8, within 1 m 1.0 and 0.8.
+    assert surface_likelihood_loss(weights, distance, truth, 0.4).item() == pytest.approx(-(math.log(0.51) + math.log(0.81)) / 2)
+    assert surface_likelihood_loss(weights, distance, truth, 1.0).item() == pytest.approx(-(math.log(1.01) + math.log(0.81)) / 2)
+    assert surface_likelihood_loss(weights, distance, truth + 9, 0.4).item() == pytest.approx(-math.log(0.01))
     assert spatial_skip_bce_loss(torch.zeros(2), torch.tensor([True, False])).item() == pytest.approx(math.log(2))
     assert spatial_skip_bce_loss(torch.zeros(2), torch.tensor([True, False]), 3.0).item() == pytest.approx(2 * math.log(2))
     assert opacity_loss(torch.tensor([0.5, 0.25]), torch.tensor([True, False])).item() == pytest.approx((math.log(2) - math.log(0.75)) / 2)
 
 
 def test_total_is_the_weighted_sum_and_leaves_empty_beams_out_of_the_depth() -> None:
-    settings = LossConfig(depth_weight=2.0, concentration_weight=3.0, skip_weight=5.0, vq_weight=7.0, opacity_weight=11.0)
+    settings = LossConfig(depth_weight=2.0, concentration_weight=3.0, skip_weight=5.0, vq_weight=7.0, opacity_weight=11.0, likelihood_weight=13.0)
     weights = torch.tensor([[0.5, 0.5], [0.5, 0.0]])
     losses = tokenizer_total_loss(settings, torch.tensor([1.5, 0.5]), weights, torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([2.0, 0.0]),
                                   torch.tensor([True, False]), torch.zeros(3), torch.tensor([True, False, False]), torch.tensor(0.5))
     assert losses.depth_l1.item() == pytest.approx(0.5)
     assert losses.surface_concentration.item() == pytest.approx(0.25)
-    expected = 2 * 0.5 + 3 * 0.25 + 5 * math.log(2) + 7 * 0.5 + 11 * losses.opacity.item()
+    expected = 2 * 0.5 + 3 * 0.25 + 5 * math.log(2) + 7 * 0.5 + 11 * losses.opacity.item() - 13 * math.log(0.51)
     assert losses.total.item() == pytest.approx(expected)

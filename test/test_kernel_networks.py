@@ -123,6 +123,25 @@ def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) ->
     assert computed[-1] == 1.0
 
 
+@pytest.mark.parametrize("others", [0, 1, 3, 40])
+def test_windows_of_token_0_alone_are_what_computing_them_gives(others: int) -> None:
+    settings = preset("tiny")
+    settings = replace(settings, grid=replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0))
+    model, rng = lively(settings), np.random.default_rng(others)
+    grid, decoder = Grid(model.config), DecoderKernels(model)
+    tokens = np.zeros(grid.tokens_HW, dtype=np.uint16)
+    places = rng.integers(0, grid.tokens_HW[0] // 3, (others, 2))  # in a corner
+    tokens[places[:, 0], places[:, 1]] = rng.integers(1, 64, others)
+    decoder(rng.integers(0, 64, grid.tokens_HW).astype(np.uint16))  # of the frame before, nothing is left
+    features, skip = (array.copy() for array in decoder(tokens))
+    wanted_features, wanted_skip = TorchReference(model).decoded(tokens)
+    assert np.abs(features - wanted_features).max() < 1e-4 and np.abs(skip - wanted_skip).max() < 1e-4
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SwinBlock, "windows", lambda self, occupied_HW: np.ones([length // self.window for length in self.shape_HW], dtype=bool))
+        everything = decoder(tokens)
+    assert np.array_equal(everything[0], features) and np.array_equal(everything[1], skip)
+
+
 def test_of_codes_that_tie_the_first_is_chosen() -> None:
     model = lively(preset("tiny"))
     codebook = model.tensors["quantizer.codebook"]

@@ -159,7 +159,11 @@ class EncoderKernels:
 
 
 class DecoderKernels:
-    """Tokens to the decoder's map after the feature grid's norm, and the pooled logits of the skip branch. Source: CoPilot4D, figure 6."""
+    """Tokens to the decoder's map after the feature grid's norm, and the pooled logits of the skip branch. Source: CoPilot4D, figure 6.
+
+    Unusual: what a window of nothing but token 0 becomes is always the same, and is computed once; where token 0 is that of blank cells, such
+    are as many as in the encoder.
+    """
 
     def __init__(self, model: Model) -> None:
         """Pack the weights and allocate."""
@@ -167,7 +171,7 @@ class DecoderKernels:
         self._patches_HW, self._tokens_HW, (dim, wide) = grid.patches_HW, grid.tokens_HW, swin.dims
         patches, tokens = (int(np.prod(shape)) for shape in (self._patches_HW, self._tokens_HW))
         self._map, self._normed = _rows(patches, dim), _rows(patches, dim)
-        self._token_map = np.empty((tokens, wide), dtype=np.float32)
+        self._token_map = _rows(tokens, wide)
         table = code_table(model.config.quantizer, tensors).astype(np.float64) @ tensors["decoder.input.weight"].T + tensors["decoder.input.bias"]
         self._table = table.astype(np.float32)
         self._stage2 = _blocks(model, "decoder.stage2", swin.decoder_depths[0], 1, self._tokens_HW)
@@ -183,16 +187,28 @@ class DecoderKernels:
         self._skip = skip_kernel(dim, self._patches_HW[0] // rows, len(bias) // layers, layers)
         self._skip_weights = _flat(tensors["spatial_skip.norm.weight"], tensors["spatial_skip.norm.bias"], bias,
                                    packed(tensors["spatial_skip.linear.weight"].T))
+        self._remember_zeros()
+
+    def _remember_zeros(self) -> None:
+        self._look_up(np.zeros(self._tokens_HW, dtype=np.uint16))
+        for block in self._stage2:
+            block.remember_blank(self._token_map)
+        self._to_patches()
+        for block in self._stage1:
+            block.remember_blank(self._map)
+
+    def _look_up(self, tokens: TokenArray) -> None:
+        np.take(self._table, tokens.ravel(), axis=0, out=self._token_map.numpy())
+
+    def _to_patches(self) -> None:
+        launch_groups(self._upsample, len(self._token_map) // GROUP, [self._tokens_HW[1], self._token_map, self._upsample_weights, self._map])
 
     def __call__(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:
         """(H / 2, W / 2) uint16 to (H, W, C) and (Y, X, Z), both float32; the next call overwrites them."""
-        np.take(self._table, tokens.ravel(), axis=0, out=self._token_map)
-        token_map: Any = wp.array(self._token_map, dtype=wp.float32, ndim=2, device=CPU, copy=False)
-        for block in self._stage2:
-            block(token_map)
-        launch_groups(self._upsample, len(token_map) // GROUP, [self._tokens_HW[1], token_map, self._upsample_weights, self._map])
-        for block in self._stage1:
-            block(self._map)
+        self._look_up(tokens)
+        reached = _through(self._stage2, self._token_map, tokens != 0)
+        self._to_patches()
+        _through(self._stage1, self._map, reached.repeat(2, axis=0).repeat(2, axis=1))
         launch_groups(self._norm, len(self._map), [self._map, self._norm_weights, self._normed])
         launch_groups(self._skip, self._mask_YXZ[0] * self._mask_YXZ[1], [self._mask_YXZ[1], self._map, self._skip_weights, self._logits])
         return self._normed.numpy().reshape(*self._patches_HW, -1), self._logits.numpy()

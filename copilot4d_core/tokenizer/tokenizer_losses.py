@@ -24,6 +24,7 @@ class TokenizerLosses(NamedTuple):
     spatial_skip_bce: Tensor
     vq: Tensor
     opacity: Tensor
+    likelihood: Tensor
 
 
 class _CrossEntropy(Function):
@@ -85,9 +86,25 @@ def opacity_loss(opacity_R: Tensor, returned_R: Tensor) -> Tensor:
     return F.binary_cross_entropy(opacity, returned_R.to(opacity.dtype))
 
 
+LEAST_LIKELIHOOD = 0.01
+"""Keeps the gradient of a ray that puts nothing at its surface finite."""
+
+
+def surface_likelihood_loss(weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, eps_m: float = 0.4) -> Tensor:
+    """Mean over rays of -log of the weight within eps of the surface; not in the paper.
+
+    The weights of a ray say where it ends with what probability, and the median is read off them. Their mean, which the depth term
+    looks at, can be right while they are not; this is largest where they are right: a proper score, as in Deng et al., DS-NeRF, 2022.
+
+    Args: as of `surface_concentration_loss`.
+    """
+    near = (distance_RS - depth_gt_R[:, None]).abs() <= eps_m
+    return -torch.log((weight_RS * near).sum(dim=1) + LEAST_LIKELIHOOD).mean()
+
+
 def tokenizer_total_loss(settings: LossConfig, depth_R: Tensor, weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, returned_R: Tensor,
                          skip_logit: Tensor, occupied: Tensor, vq: Tensor) -> TokenizerLosses:
-    """Equation 5 plus the opacity term.
+    """Equation 5 plus the opacity and the likelihood term.
 
     Args:
         settings: weights and margin.
@@ -99,7 +116,8 @@ def tokenizer_total_loss(settings: LossConfig, depth_R: Tensor, weight_RS: Tenso
     depth_l1 = l1_depth_loss(depth_R[returned_R], depth_gt_R[returned_R])
     concentration = surface_concentration_loss(weight_RS[returned_R], distance_RS[returned_R], depth_gt_R[returned_R], settings.concentration_eps_m)
     skip = spatial_skip_bce_loss(skip_logit, occupied, settings.skip_positive_weight)
+    likelihood = surface_likelihood_loss(weight_RS[returned_R], distance_RS[returned_R], depth_gt_R[returned_R], settings.concentration_eps_m)
     opacity = opacity_loss(weight_RS.sum(dim=1), returned_R)
     total = (settings.depth_weight * depth_l1 + settings.concentration_weight * concentration + settings.skip_weight * skip
-             + settings.vq_weight * vq + settings.opacity_weight * opacity)
-    return TokenizerLosses(total, depth_l1, concentration, skip, vq, opacity)
+             + settings.vq_weight * vq + settings.opacity_weight * opacity + settings.likelihood_weight * likelihood)
+    return TokenizerLosses(total, depth_l1, concentration, skip, vq, opacity, likelihood)
