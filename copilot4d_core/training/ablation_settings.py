@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions of `copilot4d ablate`: what each run changes, and why it is asked.
 
-Unusual: the baseline is written out, so that the rows mean the same after a default has changed.
+Unusual: the baseline is written out, so that the rows mean the same after a default has changed; the row `mini` is today's preset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BASELINE: dict[str, dict[str, Any]] = {
                   "kmeans_bank": True, "bank_occupied_share": 0.5, "blank_token": True},
     "rendering": {"step_m": 0.25},
     "spatial_skip": {"enabled": True},
-    "loss": {"concentration_eps_m": 0.4, "opacity_weight": 0.1},
+    "loss": {"concentration_eps_m": 0.4, "opacity_weight": 0.1, "likelihood_weight": 0.0},
     "training": {"seed": 0, "optimizer": "muon", "learning_rate": 2e-3, "rays_per_scan": 2048, "empty_rays_per_scan": 256},
 }
 PAPER: dict[str, Any] = {"update": "gradient", "codebook_dim": 1024, "bank_occupied_share": 0.0}
@@ -36,6 +36,13 @@ class Setting(NamedTuple):
     changes: dict[str, dict[str, Any]]
     """Values that differ from `BASELINE`, by section."""
     why: str
+
+
+def _likelihood(weight: float, step_m: float = 0.25) -> Setting:
+    changes: dict[str, dict[str, Any]] = {"quantizer": {"codebook_dim": 128}, "loss": {"likelihood_weight": weight}}
+    if step_m == BASELINE["rendering"]["step_m"]:
+        return Setting(f"likelihood {weight:g}", changes, "128 channels, and the likelihood of the true surface as a term of the loss")
+    return Setting(f"likelihood {weight:g}, {step_m:g} m", {**changes, "rendering": {"step_m": step_m}}, "the same with longer steps along a ray")
 
 
 def _quantizer(name: str, why: str, **changes: Any) -> Setting:
@@ -61,6 +68,16 @@ SETTINGS = (
     Setting("seed 2", {"training": {"seed": 2}}, "the baseline once more"),
     Setting("no opacity term", {"loss": {"opacity_weight": 0.0}}, "equation 5 alone: nothing teaches a ray to meet nothing"),
     Setting("eps 1.0", {"loss": {"concentration_eps_m": 1.0}}, "a wider margin around the surface in the concentration term"),
+    _quantizer("dim 256", "between 32 and the paper's", codebook_dim=256),
+    _quantizer("dim 128", "between 32 and the paper's; takes no longer than 32", codebook_dim=128),
+    _likelihood(0.1),
+    _likelihood(0.5),
+    _likelihood(1.5),
+    _likelihood(0.5, 0.35),
+    _likelihood(5.0, 0.35),
+    _likelihood(15.0, 0.35),
+    Setting("mini", {"quantizer": {"codebook_dim": 128}, "rendering": {"step_m": 0.35}, "loss": {"opacity_weight": 0.3, "likelihood_weight": 1.5}},
+            "today's preset; the opacity term grew with the likelihood"),
     Setting("no spatial skip", {"spatial_skip": {"enabled": False}, "rendering": {"max_samples": 600}},
             "rays sampled everywhere inside the region, in training and when judged"),
 )
