@@ -10,11 +10,13 @@ NATIVE = """
 #define MULTIPLY_ADD(a, b, c) fmaf(a, b, c)
 #define COUNT_BITS(word) __popc(word)
 #define ROUND(x) rintf(x)
+#define FLOOR(x) floorf(x)
 #define ROOT(x) sqrtf(x)
 #define PREFETCH(at)
 #else
 #define COUNT_BITS(word) __builtin_popcount(word)
 #define ROUND(x) __builtin_rintf(x)
+#define FLOOR(x) __builtin_floorf(x)
 #define ROOT(x) __builtin_sqrtf(x)
 #define PREFETCH(at) __builtin_prefetch(at)
 #endif

@@ -48,24 +48,32 @@ BATCH = 8
 _CLEAR_SHARES = NATIVE + """
     const int hidden = {hidden}, batch = {batch};
     // In loops over the samples of a batch, so that the compiler finds the vector instructions, and the memory is asked for all of them early.
-    // float64: 80 m over cells of a few centimetres leaves float32 an error that moves far surfaces by a millimetre.
+    // The first sample in float64, the others as some cells from it: 80 m over cells of a few centimetres leaves float32 an error that moves far
+    // surfaces by a millimetre.
+    const double first = distances[0];
+    const double first_x = x_start + first * x_slope, first_y = y_start + first * y_slope, first_z = z_start + first * z_slope;
+    const int base_x = static_cast<int>(first_x), base_y = static_cast<int>(first_y), base_z = static_cast<int>(first_z);
+    const float from_x = static_cast<float>(first_x - base_x), from_y = static_cast<float>(first_y - base_y),
+                from_z = static_cast<float>(first_z - base_z);
+    const float per_x = static_cast<float>(x_slope), per_y = static_cast<float>(y_slope), per_z = static_cast<float>(z_slope);
+    const int last_x = shape_x - 1 - base_x, last_y = shape_y - 1 - base_y, last_z = shape_z - 1 - base_z;
     float fx[batch], fy[batch], fz[batch];
     int column[batch], layer[batch];
     for (int s = 0; s < batch; ++s) {{
-        const double distance = distances[s];
-        double at_x = x_start + distance * x_slope, at_y = y_start + distance * y_slope, at_z = z_start + distance * z_slope;
-        at_x = at_x < 0.0 ? 0.0 : at_x > shape_x - 1 ? shape_x - 1 : at_x;
-        at_y = at_y < 0.0 ? 0.0 : at_y > shape_y - 1 ? shape_y - 1 : at_y;
-        at_z = at_z < 0.0 ? 0.0 : at_z > shape_z - 1 ? shape_z - 1 : at_z;
-        int x = static_cast<int>(at_x), y = static_cast<int>(at_y), z = static_cast<int>(at_z);
-        x = x > shape_x - 2 ? shape_x - 2 : x;
-        y = y > shape_y - 2 ? shape_y - 2 : y;
-        z = z > shape_z - 2 ? shape_z - 2 : z;
-        fx[s] = static_cast<float>(at_x - x), fy[s] = static_cast<float>(at_y - y), fz[s] = static_cast<float>(at_z - z);
-        column[s] = y * shape_x + x, layer[s] = z;
+        const float along = distances[s] - distances[0];
+        float at_x = from_x + along * per_x, at_y = from_y + along * per_y, at_z = from_z + along * per_z;
+        at_x = at_x < -base_x ? -base_x : at_x > last_x ? last_x : at_x;
+        at_y = at_y < -base_y ? -base_y : at_y > last_y ? last_y : at_y;
+        at_z = at_z < -base_z ? -base_z : at_z > last_z ? last_z : at_z;
+        int x = static_cast<int>(FLOOR(at_x)), y = static_cast<int>(FLOOR(at_y)), z = static_cast<int>(FLOOR(at_z));
+        x = x > last_x - 1 ? last_x - 1 : x;
+        y = y > last_y - 1 ? last_y - 1 : y;
+        z = z > last_z - 1 ? last_z - 1 : z;
+        fx[s] = at_x - x, fy[s] = at_y - y, fz[s] = at_z - z;
+        column[s] = (base_y + y) * shape_x + base_x + x, layer[s] = base_z + z;
     }}
     const float* corner[4 * batch];
-    for (int s = 0; s < batch; ++s) {{
+    for (int s = 0; s < taken; ++s) {{
         const unsigned int under = (1u << (layer[s] & 31)) - 1u;
         for (int k = 0; k < 4; ++k) {{
             const unsigned int* word = listed.data + (static_cast<size_t>(column[s] + (k >> 1) * shape_x + (k & 1)) * words + (layer[s] >> 5)) * 2;
