@@ -27,9 +27,7 @@ from copilot4d_core.deploy.engine_file import (
     EngineRefused,
     prepare_to_write,
     read_engine,
-    read_timing_cache,
     write_engine,
-    write_timing_cache,
 )
 
 KEY = EngineKey("5e" * 32, "tensorrt", "10.3.0", "Orin", "8.7", "540.4.0", "fp16", "patches float32 2x3 -> tokens int32 2")
@@ -383,32 +381,3 @@ def test_a_device_that_never_ends_is_refused(written: Path) -> None:
 def test_a_missing_folder_is_named_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         write_engine(tmp_path / "nowhere" / "encoder.engine", ENGINE, KEY)
-
-
-def test_timings_come_back_where_they_hold(folder: Path) -> None:
-    path = folder / "encoder.engine.timing"
-    write_timing_cache(path, b"timings", KEY.environment)
-    assert read_timing_cache(path, KEY.environment) == b"timings"
-    assert read_timing_cache(path, replace(KEY, onnx_sha256="another", precision="fp32", shapes="another").environment) == b"timings"
-
-
-@pytest.mark.parametrize("name", ["library", "library_version", "gpu_name", "compute_capability", "driver"])
-def test_timings_of_another_environment_are_not_taken(folder: Path, name: str) -> None:
-    path = folder / "encoder.engine.timing"
-    write_timing_cache(path, b"timings", KEY.environment)
-    assert read_timing_cache(path, replace(KEY, **{name: "another"}).environment) is None
-
-
-def test_damaged_and_foreign_timings_are_not_taken(folder: Path, state: Path) -> None:
-    path = folder / "encoder.engine.timing"
-    assert read_timing_cache(path, KEY.environment) is None
-    write_timing_cache(path, b"timings", KEY.environment)
-    whole = path.read_bytes()
-    for position in range(len(whole)):
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x80]) + whole[position + 1:])
-        assert read_timing_cache(path, KEY.environment) is None
-        path.write_bytes(whole[:position])
-        assert read_timing_cache(path, KEY.environment) is None
-    path.write_bytes(whole)
-    shutil.rmtree(state)
-    assert read_timing_cache(path, KEY.environment) is None
