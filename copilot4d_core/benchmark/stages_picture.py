@@ -65,7 +65,8 @@ def _draw(axes: Axes, height: float, result: Mapping[str, Any], end_ms: float) -
         if row["floor"]:
             axes.barh(height - BAR / 2 - FLOOR / 2 - 0.03, row["floor"], FLOOR, left=floor_left, color=colour)
             floor_left += row["floor"]
-    axes.annotate(f"{left:.1f} ms", (left, height), (5, 0), textcoords="offset points", va="center", fontsize=9.5, fontweight="bold")
+    axes.annotate(f"{left:.1f} ms", (left, height), (5, 0), textcoords="offset points", va="center", fontsize=9.5, fontweight="bold",
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0}, zorder=3)
     if floor_left:
         axes.annotate(f"floor {floor_left:.1f}", (floor_left, height - BAR / 2 - FLOOR / 2 - 0.03), (4, 0), textcoords="offset points", va="center",
                       fontsize=8)
