@@ -35,7 +35,8 @@ class DepthParameters:
     elevation_min_deg: float = parameter(-24.8, "Elevation of the lowest row in degrees.", -90, 90)
     elevation_max_deg: float = parameter(2.0, "Elevation of the highest row in degrees.", -90, 90)
     mode: str = parameter("median", "Which depth of a ray is published: that of the surface where the weights reach half (median, which takes "
-                          "least time), the expected one, or that of the largest weight (strongest).", choices=[mode.value for mode in DepthMode], live=True)
+                          "least time), the expected one, or that of the largest weight (strongest).",
+                          choices=[mode.value for mode in DepthMode], live=True)
     color_max_m: float = parameter(50.0, "Depth at the far end of the colours of `~/depth/color`; the near end is 0.", 1, 1000, live=True)
 
     @cached_property
