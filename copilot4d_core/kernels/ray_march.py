@@ -3,7 +3,7 @@
 """The whole of rendering in one pass per ray (inference): skip, look up, occupancy, equation 4, early stop.
 
 In: the feature-grid cells inside the skip mask, and rays. Out: the median depth alone, or expected, median and strongest depth, opacity and, when
-asked for, two returns. The median is known before a ray is dark, which saves a third of the samples.
+asked for, two returns. The median is known before a ray is dark, which saves a quarter of the samples.
 Unusual: a sample interpolates the hidden layer of the occupancy MLP, not the features; see `feature_readout.py`.
 """
 
