@@ -112,11 +112,12 @@ class TestAlternatives:
         np.testing.assert_allclose(numpy_patch_map(points, weights.pillars, Grid(model.config)), ours, atol=1e-4)
         np.testing.assert_allclose(patch_map_of(model)(points), ours, atol=1e-4)
 
-    def test_every_pair_gives_the_same_result(self, tmp_path: Path) -> None:
-        """Half-filled space, so that every ray meets something and there are depths to compare."""
-        chosen = ModelChoice(write_tiny_weights(tmp_path / "w.safetensors"), False)
+    @pytest.mark.parametrize(("kind", "networks"), [("vq", ["encode", "decode"] * 2), ("fsq", ["encode", "decode"])])
+    def test_every_pair_gives_the_same_result(self, tmp_path: Path, kind: str, networks: list[str]) -> None:
+        """Half-filled space, so that every ray meets something and there are depths to compare; fsq has no kernels to be compared."""
+        chosen = ModelChoice(write_tiny_weights(tmp_path / "w.safetensors", kind), False)
         pairs = stage_pairs(chosen, load_frames(None, None, 1, 3000).clouds_m[0], 128)
-        assert [pair.what for pair in pairs][2:] == ["render 128 rays", "encode", "decode"]
+        assert [pair.what for pair in pairs][2:] == ["render 128 rays", *networks]
         for pair in pairs:
             ours = np.array(pair.ours(), copy=True)
             assert np.isfinite(ours).any()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_kinds import KINDS
+from tiny_kinds import KINDS, tiny_with
 
 from copilot4d_core.config import Config, QuantizerConfig, preset
 from copilot4d_core.data.simulator import simulate_drive
@@ -87,10 +87,7 @@ def test_code_0_moves_to_what_the_blank_cells_are() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_runners_agree(kind: str, tmp_path: Path) -> None:
-    settings = KINDS[kind]
-    if settings.kind in WITH_KERNELS:
-        settings = dataclasses.replace(settings, codebook_dim=16)
-    config = with_blank(dataclasses.replace(preset("tiny"), quantizer=settings))
+    config = with_blank(tiny_with(kind))
     save_weights(tmp_path / "tiny.safetensors", model(config))
     scan = next(iter(simulate_drive(3, 1, "vlp16"))).points_m
     scan = scan[(scan[:, 0] > -3) & (scan[:, 1] > -4)]  # half of the region is empty
@@ -101,7 +98,7 @@ def test_all_runners_agree(kind: str, tmp_path: Path) -> None:
     assert (tokens[blank] == 0).all() and len(np.unique(tokens[~blank])) > 3
     with OnnxRunner(open_model(tmp_path / "tiny.safetensors")) as runner:
         assert np.array_equal(runner.encode(scan), tokens)
-    if settings.kind in WITH_KERNELS:
+    if config.quantizer.kind in WITH_KERNELS:
         with kernel_runner(tmp_path / "tiny.safetensors") as runner:
             assert np.array_equal(runner.encode(scan), tokens)
 

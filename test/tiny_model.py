@@ -6,21 +6,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from copilot4d_core.config import preset
+from tiny_kinds import tiny_with
+
 from copilot4d_core.model_file import Model, random_model, write_tensors
 
 
-def half_filled_model() -> Model:
+def half_filled_model(kind: str = "vq") -> Model:
     """Weights whose rays meet something everywhere: half-filled space that the skip mask does not leave out."""
-    model = random_model(preset("tiny"))
+    model = random_model(tiny_with(kind))
     model.tensors["feature_grid.mlp.2.bias"][:] = 0.5
     for part in ("weight", "bias"):
         model.tensors[f"spatial_skip.linear.{part}"][:] = 0.0  # Probability one half everywhere, above the threshold.
     return model
 
 
-def write_tiny_weights(path: Path) -> Path:
+def write_tiny_weights(path: Path, kind: str = "vq") -> Path:
     """The same as a file."""
-    model = half_filled_model()
+    model = half_filled_model(kind)
     write_tensors(path, model.tensors, model.config)
     return path
