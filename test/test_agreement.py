@@ -32,15 +32,18 @@ def data_sets(lidar_data: Path) -> list[DataSet]:
 
 def test_every_variant_keeps_its_bars_on_real_scans(lidar_data: Path) -> None:
     sets = data_sets(lidar_data)
-    assert sum(len(range(0, len(each.source), each.every)) for each in sets) >= 20
+    scans = sum(len(range(0, len(each.source), each.every)) for each in sets)
+    assert scans >= 20
     rows = {row.name: row for row in measure(read_model(PACKAGED_WEIGHTS), sets)}
     assert rows["kernels"].tokens >= 0.9999
     assert rows["kernels"].largest_gap <= TIE
     assert rows["onnx fp32"].tokens >= 0.9999
     assert rows["onnx fp32"].largest_gap <= TIE
-    # The bar is 99 % of the rays within 1 mm. A token that a tie decides otherwise reaches rays beside its cell through the decoder's windows.
+    # The bar is 99 % of the rays within 1 mm. A token that a tie decides otherwise reaches rays beside its cell through the decoder's windows, some
+    # hundreds of them; where no token differs, no ray may.
     for name in ("kernels", "onnx fp32"):
-        assert rows[name].jumped <= 1e-4 * rows[name].rays
+        decided_otherwise = round((1 - rows[name].tokens) * scans * 64 * 64)
+        assert rows[name].jumped <= min(0.01 * rows[name].rays, 1000 * decided_otherwise)
     assert rows["onnx fp16"].tokens >= 0.995
     assert rows["torch fp16 encoder"].tokens >= 0.995
     assert rows["onnx int8"].tokens >= 0.97

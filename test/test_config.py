@@ -112,7 +112,7 @@ def test_weights_that_are_older_than_some_keys_mean_what_they_meant(tmp_path: Pa
     assert "kind" not in header["config"]["quantizer"] and "enabled" not in header["config"]["spatial_skip"]
     model = read_model(tmp_path / "older.safetensors")
     quantizer = model.config.quantizer
-    assert model.model_id.startswith("mini-") and tensors["quantizer.codebook"].shape == (1024, 32)
+    assert model.model_id.startswith("mini-") and tensors["quantizer.codebook"].shape == (1024, 128)
     assert (quantizer.kind, quantizer.levels, quantizer.estimator) == (QuantizerKind.VQ, (), Estimator.STRAIGHT_THROUGH)
     assert quantizer.kmeans_bank is model.config.spatial_skip.enabled is True
     assert model.config.training.optimizer is OptimizerKind.ADAMW
