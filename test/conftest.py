@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""What several test files share: the folder of real recordings, and a ROS graph of our own."""
+"""What several test files share: the folder of real recordings, a secret and a ROS graph of our own."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def lidar_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real recordings, which are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder of this test's own secret, with which engines and their timings are sealed."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "copilot4d"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -24,10 +24,7 @@ from copilot4d_core.deploy.engine_file import EngineKey, EngineRefused, read_eng
 from copilot4d_core.deploy.manifest import Network
 from copilot4d_core.deploy.tensorrt_library import Library, load_tensorrt
 
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture

@@ -20,11 +20,7 @@ OUT_OF_MEMORY = [("ERROR", "[defaultAllocator.cpp::allocate::31] Error Code 1: C
                  ("ERROR", "IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for node {a}.)")]
 """What TensorRT 10.3 says (NVIDIA/TensorRT issue 4258)."""
 NO_WORKSPACE = [("ERROR", "Error Code 4: Internal Error (Could not find any implementation for node {a} due to insufficient workspace.)")]
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture

@@ -17,14 +17,7 @@ from copilot4d_core.deploy.engine_file import (
 )
 
 KEY = EngineKey("5e" * 32, "tensorrt", "10.3.0", "Orin", "8.7", "540.4.0", "fp16", "patches float32 2x3 -> tokens int32 2")
-
-
-@pytest.fixture(autouse=True)
-def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of this test's secret."""
-    folder = tmp_path / "state"
-    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
-    return folder / "copilot4d"
+pytestmark = pytest.mark.usefixtures("state")
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def surface_likelihood_loss(weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: 
     """Mean over rays of -log of the weight within eps of the surface; not in the paper.
 
     The weights of a ray say where it ends with what probability, and the median is read off them. Their mean, which the depth term
-    looks at, can be right while they are not; this is largest where they are right: a proper score, as in Deng et al., DS-NeRF, 2022.
+    looks at, can be right while they are not; this is least where they are right: a proper score. Near to it: Deng et al., DS-NeRF, 2022.
 
     Args: as of `surface_concentration_loss`.
     """
