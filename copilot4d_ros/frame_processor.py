@@ -28,25 +28,32 @@ class RejectedCloudError(ValueError):
         self.reason = reason
 
 
-class Frame(NamedTuple):
-    """What one cloud became."""
+class EncodedScan(NamedTuple):
+    """The tokens of one cloud, and what they were made of."""
 
     tokens: TokenArray
-    rendered: Rendered
-    error_m: FloatArray | None
-    """(rows, columns) reconstruction minus the nearest return in the region in the same pixel; NaN where either is missing; None without points."""
     points_m: FloatArray
     """(N, 3) what was encoded, those outside the region among them."""
-    points_in_region: int
+    inside: BoolArray
+    """(N,): which of them lie in the region."""
     points_dropped: int
     points_thinned: int
     stage_ms: dict[str, float]
+
+
+class Reconstruction(NamedTuple):
+    """What is seen of those tokens."""
+
+    rendered: Rendered
+    error_m: FloatArray | None
+    """(rows, columns) reconstruction minus the nearest return in the region in the same pixel; NaN where either is missing; None without points."""
     surprise_m: float | None
     """How badly the tokens explain the scan, see `evaluation/surprise.py`; None when it was not looked at."""
+    stage_ms: dict[str, float]
 
 
 class FrameProcessor:
-    """Turns cloud messages into frames with one runner and its views."""
+    """Cloud messages to tokens, and tokens to what somebody looks at, with one runner and its views."""
 
     def __init__(self, runner: Runner, pattern: SensorPattern, parameters: Callable[[], TokenizerParameters]) -> None:
         """Args: `parameters` gives those that hold at the moment; the pattern is that of the depth image."""
@@ -62,8 +69,8 @@ class FrameProcessor:
         point_m = (self._grid.minimum_m + 0.25 * (self._grid.maximum_m - self._grid.minimum_m)).astype(np.float32)
         self._views.warm_up(self._runner.encode(point_m[None]))
 
-    def process(self, message: Any, wanted: Wanted) -> Frame:
-        """Tokens of a cloud and what is wanted of its reconstruction.
+    def encode(self, message: Any) -> EncodedScan:
+        """Tokens of a cloud.
 
         Args:
             message: sensor_msgs/PointCloud2 in the sensor's frame, metres.
@@ -77,13 +84,17 @@ class FrameProcessor:
         stage_ms = {"unpack": _since_ms(started_s)}
         tokens = self._runner.encode(points_m if len(points_m) else self._beyond_m())
         stage_ms |= {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
-        probe = self._probes.aim(points_m, inside)
-        rendered, rendering_ms = self._views.render(tokens, wanted, None if probe is None else probe.rays)
+        return EncodedScan(tokens, points_m, inside, dropped, thinned, stage_ms)
+
+    def render(self, scan: EncodedScan, wanted: Wanted) -> Reconstruction:
+        """What is wanted of a scan's reconstruction; nothing costs nothing, unless it is time to look how badly the tokens explain the scan."""
+        probe = self._probes.aim(scan.points_m, scan.inside)
+        rendered, stage_ms = self._views.render(scan.tokens, wanted, None if probe is None else probe.rays)
         surprise_m = None if probe is None or rendered.probe_m is None else probe.surprise_m(rendered.probe_m, self._grid)
         error_m = None
         if rendered.points_m is not None and rendered.depth_m is not None:
-            error_m = rendered.depth_m - self._pattern.range_image(points_m[inside], np.zeros(3, dtype=np.float32))
-        return Frame(tokens, rendered, error_m, points_m, int(np.count_nonzero(inside)), dropped, thinned, stage_ms | rendering_ms, surprise_m)
+            error_m = rendered.depth_m - self._pattern.range_image(scan.points_m[scan.inside], np.zeros(3, dtype=np.float32))
+        return Reconstruction(rendered, error_m, surprise_m, stage_ms)
 
     def _points(self, message: Any) -> tuple[FloatArray, int]:
         """Usable points, and how many others there were."""

@@ -3,8 +3,8 @@
 """The node `tokenizer`: every scan on `~/input/points` becomes a token grid, and on demand a depth image and a cloud.
 
 A lifecycle node that starts itself unless `autostart` is false. Unusual: the subscription only leaves the message in a
-mailbox with one slot; one worker thread owns the model, takes the newest scan, and publishes. A scan that gives no tokens is
-counted with its reason, never lost in silence.
+mailbox with one slot; one worker thread owns the model, takes the newest scan, and publishes its tokens before it renders
+anything. A scan that gives no tokens is counted with its reason, never lost in silence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from sensor_msgs.msg import PointCloud2
@@ -28,7 +29,7 @@ from copilot4d_ros import qos
 from copilot4d_ros.cloud_topics import cloud_topics
 from copilot4d_ros.code_use import CodeUse
 from copilot4d_ros.debug_times import DebugTimes
-from copilot4d_ros.frame_processor import Frame, FrameProcessor, RejectedCloudError
+from copilot4d_ros.frame_processor import EncodedScan, FrameProcessor, RejectedCloudError
 from copilot4d_ros.frame_statistics import DropReason, FrameRecord, Snapshot
 from copilot4d_ros.health import Finding, Kind
 from copilot4d_ros.messages import stamp_ns
@@ -37,7 +38,6 @@ from copilot4d_ros.node_process import run_node
 from copilot4d_ros.parameters import AUTO_TOPIC, TokenizerParameters
 from copilot4d_ros.token_topics import TokenTopics
 from copilot4d_ros.view_topics import ViewTopics
-from copilot4d_ros.views import Wanted
 
 OWN_INPUT = "~/input/points"
 _LOOK_EVERY_S = 0.25
@@ -59,6 +59,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         self._notes: dict[str, None] = {}
         self._refusal_text = ""
         self._surprise_m: tuple[float, ...] = ()
+        self._views_failed = self._views_failed_reported = 0
         super().__init__("tokenizer", TokenizerParameters, open_model)
         if self.parameters.input_topic == AUTO_TOPIC:
             self.create_timer(_LOOK_EVERY_S, self._follow_the_only_topic, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -102,7 +103,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
             values |= {"surprise_m": f"{statistics.median(looks):.3f}"}
         if self._notes:
             values |= {"layout_notes": "; ".join(list(self._notes))}
-        return values | {"last_refusal": self._refusal_text}
+        return values | {"last_refusal": self._refusal_text, "views_failed": str(self._views_failed)}
 
     def _findings(self, now: Snapshot) -> list[Finding]:
         findings = []
@@ -117,6 +118,10 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         if now.last is not None and now.last.points_thinned:
             findings.append(_condition("thinned", DiagnosticStatus.WARN, f"{now.last.points_thinned} points of the last cloud were left out, evenly; "
                                        "max_points allows more"))
+        failed, self._views_failed_reported = self._views_failed - self._views_failed_reported, self._views_failed
+        if failed:
+            findings.append(Finding("views", DiagnosticStatus.ERROR, "tokens were published, but what is seen of them could not be rendered "
+                                    f"({failed} since the last report); see the log"))
         surprise_m = statistics.median(self._surprise_m or (0.0,))
         if surprise_m > self.parameters.surprise_warn_m:
             findings.append(Finding("surprise", DiagnosticStatus.WARN, f"the scans are unlike the training data: surprise {surprise_m:.2f} m, "
@@ -146,9 +151,26 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
 
     def _handle(self, processor: FrameProcessor, runner: Runner, views: ViewTopics, message: Any) -> None:
         started_s, self._frame_id = time.perf_counter(), message.header.frame_id
-        wanted = views.wanted(message.header.frame_id)
+        scan = self._encoded(processor, message)
+        if scan is None:
+            return
+        # Before anything is rendered: who takes the tokens does not wait for who looks at pictures.
+        self._tokens.publish(scan.tokens, runner, message.header)
+        self._note(message)
+        rendering_ms, fault = self._show(processor, scan, views, message.header)
+        stage_ms = scan.stage_ms | rendering_ms | {"total": (time.perf_counter() - started_s) * 1e3}
+        self._times.publish(stage_ms, message.header)
+        if self._code_use is not None:
+            self._code_use.note(scan.tokens, scan.points_m)
+        self._statistics.processed(FrameRecord(stamp_ns(message.header), len(scan.points_m), int(np.count_nonzero(scan.inside)), scan.points_dropped,
+                                               scan.points_thinned, stage_ms))
+        if fault is not None:
+            raise fault
+
+    def _encoded(self, processor: FrameProcessor, message: Any) -> EncodedScan | None:
+        """A scan's tokens; None after it was counted as dropped."""
         try:
-            frame = self._frame(processor, message, wanted)
+            return processor.encode(message)
         except RejectedCloudError as error:
             self._statistics.dropped(error.reason)
             self._refusal_text = str(error)
@@ -160,23 +182,22 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
                 raise
             self.get_logger().error(f"cloud dropped, the model failed on it: {traceback.format_exc()}",
                                     throttle_duration_sec=WARN_EVERY_S)
-        else:
-            self._note(message)
-            self._note_surprise(frame.surprise_m)
-            self._tokens.publish(frame.tokens, runner, message.header)
-            views.publish(frame.rendered, wanted, message.header, frame.error_m)
-            stage_ms = frame.stage_ms | {"total": (time.perf_counter() - started_s) * 1e3}
-            self._times.publish(stage_ms, message.header)
-            if self._code_use is not None:
-                self._code_use.note(frame.tokens, frame.points_m)
-            self._statistics.processed(FrameRecord(stamp_ns(message.header), len(frame.points_m), frame.points_in_region, frame.points_dropped,
-                                                   frame.points_thinned, stage_ms))
-
-    def _frame(self, processor: FrameProcessor, message: Any, wanted: Wanted) -> Frame:
-        try:
-            return processor.process(message, wanted)
         finally:
             self._layout = processor.layout  # not the processor: after cleanup nothing may hold the model
+        return None
+
+    def _show(self, processor: FrameProcessor, scan: EncodedScan, views: ViewTopics, header: Any) -> tuple[dict[str, float], GpuError | None]:
+        """Publish what somebody looks at; the milliseconds of its stages, and a fault of the GPU after which the model must be opened again."""
+        wanted = views.wanted(header.frame_id)
+        try:
+            seen = processor.render(scan, wanted)
+        except Exception as error:
+            self._views_failed += 1
+            self.get_logger().error(f"tokens published, but their views failed: {traceback.format_exc()}", throttle_duration_sec=WARN_EVERY_S)
+            return {}, error if isinstance(error, GpuError) else None
+        self._note_surprise(seen.surprise_m)
+        views.publish(seen.rendered, wanted, header, seen.error_m)
+        return seen.stage_ms, None
 
     def _note_surprise(self, surprise_m: float | None) -> None:
         if surprise_m is not None:

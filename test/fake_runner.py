@@ -23,6 +23,7 @@ from copilot4d_core.grid import FloatArray, Grid
 
 MODEL_ID = "tiny-fake"
 SLOW_MS_VARIABLE = "FAKE_RUNNER_ENCODE_MS"
+RENDER_MS_VARIABLE = "FAKE_RUNNER_RENDER_MS"
 OPEN_MS_VARIABLE = "FAKE_RUNNER_OPEN_MS"
 
 
@@ -55,8 +56,14 @@ class FakeRunner:
         return np.minimum(tokens, 63).astype(np.uint16)
 
     def decode(self, tokens: TokenArray, rays: Rays) -> Rendering:
-        """Depth 5 m (expected), 6 m (median), 7 m (strongest); NaN for rays that look up."""
+        """Depth 5 m (expected), 6 m (median), 7 m (strongest); NaN for rays that look up. 15 points in a cell make it fail, 16 its GPU."""
         self.rendered += 1
+        if tokens.max() == 15:
+            raise RuntimeError("fake model: a cell of 15 points")
+        if tokens.max() == 16:
+            self.is_broken = True
+            raise GpuError("GPU: fake fault of the rendering")
+        time.sleep(float(os.environ.get(RENDER_MS_VARIABLE, "0")) / 1e3)
         self.stage_ms |= {"decode": 4.0, "render": 5.0}
         up = rays.directions[:, 2] > 0
         depths = [np.where(up, np.nan, d).astype(np.float32) for d in (5.0, 6.0, 7.0)]

@@ -21,7 +21,7 @@ import yaml
 
 rclpy = pytest.importorskip("rclpy", reason="no ROS 2 here: pip install '.[ros]'")
 
-from fake_runner import MODEL_ID, SLOW_MS_VARIABLE  # noqa: E402
+from fake_runner import MODEL_ID, RENDER_MS_VARIABLE, SLOW_MS_VARIABLE  # noqa: E402
 from node_client import DEADLINE_S, NodeClient  # noqa: E402
 from sensor_msgs.msg import CompressedImage  # noqa: E402
 
@@ -37,11 +37,11 @@ FAST_DIAGNOSTICS = ("-p", "diagnostics.period_s:=0.1")
 
 
 @contextmanager
-def node_process(namespace: str, log: Path, *parameters: str, encode_ms: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
+def node_process(namespace: str, log: Path, *parameters: str, encode_ms: float = 0.0, render_ms: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
     """The node with the fake model; killed at the end if it still runs."""
     # The fake runner lies here, so the child would not find a checkout that is not installed.
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {SLOW_MS_VARIABLE: str(encode_ms), "PYTHONPATH": path}
+    environment = os.environ | {SLOW_MS_VARIABLE: str(encode_ms), RENDER_MS_VARIABLE: str(render_ms), "PYTHONPATH": path}
     command = [sys.executable, str(HERE / "fake_runner.py"), "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -196,6 +196,40 @@ def test_a_fault_of_the_gpu_costs_one_scan_and_the_model_is_opened_again(graph: 
         assert client.count("dropped_failed") == 1
         client.destroy_node()
     assert "fake fault" in log.read_text() and "opening the model again" in log.read_text()
+
+
+def test_tokens_do_not_wait_for_what_is_rendered_of_them(graph: None, tmp_path: Path) -> None:
+    with node_process("early", tmp_path / "log.txt", *FAST_DIAGNOSTICS, render_ms=1_000.0):
+        client = NodeClient("early")
+        client.connect()
+        client.watch_renderings()
+        client.send_until(lambda: client.depth, "depth images")
+        stamp = client.send([[1.0, 1.0, 0.0]])
+        client.wait(lambda: stamp in client.tokens, "tokens")
+        tokens_s = time.monotonic()
+        client.wait(lambda: stamp in client.depth, "depth")
+        # Together they would come within milliseconds of each other; the rendering takes a second.
+        assert time.monotonic() - tokens_s > 0.5
+        client.destroy_node()
+
+
+@pytest.mark.parametrize(("points", "reason", "opened"), [(15, "a cell of 15 points", 1), (16, "fake fault of the rendering", 2)])
+def test_a_rendering_that_fails_costs_the_views_and_not_the_tokens(graph: None, tmp_path: Path, points: int, reason: str, opened: int) -> None:
+    log = tmp_path / "log.txt"
+    with node_process("blind", log, *FAST_DIAGNOSTICS):
+        client = NodeClient("blind")
+        client.connect()
+        client.watch_renderings()
+        client.send_until(lambda: client.depth, "depth images")
+        stamp = client.send([[1.0, 1.0, 0.0]] * points)
+        client.wait(lambda: stamp in client.tokens, "tokens of the scan whose views fail")
+        client.wait(lambda: client.count("views_failed") == 1, "the failure in the diagnostics")
+        assert client.level == b"\x02" and "tokens were published, but what is seen of them could not be rendered" in client.text
+        assert client.count("dropped_failed") == 0
+        client.send_until(lambda: max(client.depth) > stamp, "depth images after it")
+        assert stamp not in client.depth
+        client.destroy_node()
+    assert reason in log.read_text() and log.read_text().count("model tiny-fake:") == opened
 
 
 def test_a_gpu_that_fails_at_once_ends_the_node_instead_of_a_loop(graph: None, tmp_path: Path) -> None:
