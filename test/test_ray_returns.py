@@ -105,7 +105,8 @@ class Scene:
 
     def __init__(self, step_m: float = 2.0) -> None:
         base = preset("mini")
-        self.config: Config = dataclasses.replace(base, rendering=dataclasses.replace(base.rendering, step_m=step_m))
+        self.config: Config = dataclasses.replace(base, rendering=dataclasses.replace(base.rendering, step_m=step_m),
+                                                  spatial_skip=dataclasses.replace(base.spatial_skip, pool_voxels=4))
         self.grid = Grid(self.config)
         tensors = random_model(self.config).tensors
         weights = kernel_weights(tensors)

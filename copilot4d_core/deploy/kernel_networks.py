@@ -184,7 +184,7 @@ class DecoderKernels:
         rows, columns, layers = self._mask_YXZ = grid.mask_cells_YXZ
         self._logits: Any = wp.zeros((rows, columns, layers), dtype=wp.float32, device=CPU)
         bias = tensors["spatial_skip.linear.bias"]
-        self._skip = skip_kernel(dim, self._patches_HW[0] // rows, len(bias) // layers, layers)
+        self._skip, self._cells_a_group = skip_kernel(dim, self._patches_HW[0] // rows, len(bias) // layers, layers)
         self._skip_weights = _flat(tensors["spatial_skip.norm.weight"], tensors["spatial_skip.norm.bias"], bias,
                                    packed(tensors["spatial_skip.linear.weight"].T))
         self._remember_zeros()
@@ -210,5 +210,6 @@ class DecoderKernels:
         self._to_patches()
         _through(self._stage1, self._map, reached.repeat(2, axis=0).repeat(2, axis=1))
         launch_groups(self._norm, len(self._map), [self._map, self._norm_weights, self._normed])
-        launch_groups(self._skip, self._mask_YXZ[0] * self._mask_YXZ[1], [self._mask_YXZ[1], self._map, self._skip_weights, self._logits])
+        columns, cells = self._mask_YXZ[1], self._mask_YXZ[0] * self._mask_YXZ[1]
+        launch_groups(self._skip, -(-cells // self._cells_a_group), [columns, cells, self._map, self._skip_weights, self._logits])
         return self._normed.numpy().reshape(*self._patches_HW, -1), self._logits.numpy()

@@ -91,25 +91,25 @@ _UPSAMPLE = """
     });
 """
 _SKIP = """
+    constexpr int OF_CELL = POOL * POOL, CELLS = GROUP / OF_CELL, LANES = LAYERS / 16;
     const float *scale = weights.data, *shift = scale + C, *bias = shift + C, *matrix = bias + PLACES * LAYERS;
-    const int y = pooled / columns, x = pooled % columns, wide = columns * POOL;
     float normed[GROUP * C];
-    vf largest[LAYERS / 16];
-    for (int j = 0; j < LAYERS / 16; ++j) largest[j] = (vf)(-3.0e38f);
-    for (int begin = 0; begin < POOL * POOL; begin += GROUP) {
-        for (int i = 0; i < GROUP; ++i) {
-            // Beyond the last patch the last one again: it changes no largest value.
-            const int patch = begin + i < POOL * POOL ? begin + i : POOL * POOL - 1;
-            const float* cell = source.data + (static_cast<size_t>(y * POOL + patch / POOL) * wide + x * POOL + patch % POOL) * C;
-            layer_norm(cell, scale, shift, C, [&](int j, vf v) { store(normed + i * C + j, v); });
-        }
-        const int rows = POOL * POOL < GROUP ? (POOL * POOL + TALL - 1) / TALL * TALL : GROUP;
-        product(normed, C, rows, C, matrix, bias, PLACES * LAYERS, [&](int, int j, vf v) {
-            const int layer = j % LAYERS / 16;
-            largest[layer] = __builtin_elementwise_max(largest[layer], v);
-        });
+    vf largest[CELLS * LANES];
+    for (int j = 0; j < CELLS * LANES; ++j) largest[j] = (vf)(-3.0e38f);
+    for (int i = 0; i < GROUP; ++i) {
+        // Beyond the last cell the last one again, which is not stored.
+        const int asked = group * CELLS + i / OF_CELL, pooled = asked < count ? asked : count - 1, patch = i % OF_CELL;
+        const int y = pooled / columns * POOL + patch / POOL, x = pooled % columns * POOL + patch % POOL;
+        const float* from = source.data + (static_cast<size_t>(y) * columns * POOL + x) * C;
+        layer_norm(from, scale, shift, C, [&](int j, vf v) { store(normed + i * C + j, v); });
     }
-    for (int j = 0; j < LAYERS / 16; ++j) store(logits.data + static_cast<size_t>(pooled) * LAYERS + 16 * j, largest[j]);
+    product(normed, C, GROUP, C, matrix, bias, PLACES * LAYERS, [&](int i, int j, vf v) {
+        vf& kept = largest[i / OF_CELL * LANES + j % LAYERS / 16];
+        kept = __builtin_elementwise_max(kept, v);
+    });
+    for (int cell = 0; cell < CELLS && group * CELLS + cell < count; ++cell)
+        for (int j = 0; j < LANES; ++j)
+            store(logits.data + static_cast<size_t>(group * CELLS + cell) * LAYERS + 16 * j, largest[cell * LANES + j]);
 """
 
 
@@ -194,19 +194,22 @@ def upsample_kernel(channels: int, wide: int) -> wp.Kernel:
 
 
 @cache
-def skip_kernel(channels: int, pool: int, places: int, layers: int) -> wp.Kernel:
-    """Skip branch: layer norm, linear to a logit a voxel, the largest of each pooled cell. Source: CoPilot4D, figure 6."""
+def skip_kernel(channels: int, pool: int, places: int, layers: int) -> tuple[wp.Kernel, int]:
+    """Skip branch: layer norm, linear to a logit a voxel, the largest of each pooled cell; and how many such cells a group is.
+
+    Source: CoPilot4D, figure 6. A pooled cell has 1 or 2 x 2 patches.
+    """
     @wp.func_native(_code(_SKIP, C=channels, POOL=pool, PLACES=places, LAYERS=layers))
-    def run(pooled: int, columns: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
+    def run(group: int, columns: int, count: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
             logits: wp.array3d(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def skip(first: int, columns: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
+    def skip(first: int, columns: int, count: int, source: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
              logits: wp.array3d(dtype=wp.float32)):
-        run(first + wp.tid(), columns, source, weights, logits)
+        run(first + wp.tid(), columns, count, source, weights, logits)
 
-    return skip
+    return skip, GROUP // pool**2
 
 
 def launch_groups(kernel: wp.Kernel, groups: int, inputs: list[Any]) -> None:

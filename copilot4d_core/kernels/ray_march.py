@@ -18,9 +18,9 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, is_known, median_distance, with_last, with_next
+from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, is_known, median_distance, needed_to, with_last, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
-from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.ray_traversal import MaskGrid, course_of, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
 
 WEIGHTED, OPACITY, MEDIAN, STRONGEST, NEAR, NEAR_WEIGHT, FAR, FAR_WEIGHT = range(8)
@@ -167,11 +167,12 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
         z_start = (wp.float64(origin[2]) - wp.float64(mask.low[2])) / wp.float64(size[2]) - wp.float64(0.5)
         span = region_entry(origin, direction, mask.low, mask.high)
         if span[1] > span[0]:
-            spacings = face_spacings(direction, mask)
-            walk = next_run(start_walk(origin, direction, span[0], span[1], mask), direction, spacings, mask)
-            while walk.distance < walk.end and count < limit and going:
+            course = course_of(origin, direction, span[1], mask)
+            ahead = course_of(origin, direction, span[1], mask)
+            walk = next_run(start_walk(origin, direction, span[0], mask), course, mask)
+            while walk.distance < course.end and count < limit and going:
                 begin = walk.distance
-                walk = past_run(walk, direction, spacings, mask)
+                walk = past_run(walk, course, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
                 k = int(0)
@@ -213,7 +214,12 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                     going = clear > stop
                     if depth_only:
                         going = going and not is_known(median, least)
-                walk = next_run(walk, direction, spacings, mask)
+                if depth_only:
+                    # What lies further behind the surface changes nothing, so that nothing is looked for there.
+                    ahead.end = wp.min(course.end, needed_to(median, least))
+                if going:
+                    walk = next_run(walk, ahead, mask)
+                    going = walk.distance < ahead.end
         if depth_only:
             out[0, i] = wp.where(median.total >= least, median_distance(median), wp.float32(wp.nan))
         else:

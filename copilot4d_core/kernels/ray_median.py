@@ -83,6 +83,12 @@ def is_known(median: RayMedian, least: float):
 
 
 @wp.func
+def needed_to(median: RayMedian, least: float):
+    """Distance from which on no sample changes the median or that the ray met something, as far as the samples so far tell; metres."""
+    return wp.where(median.total >= least, median.half_m + SURFACE_M + 0.001, float(1.0e30))
+
+
+@wp.func
 def median_distance(median: RayMedian):
     """Metres; NaN where half was never reached."""
     result = wp.float32(wp.nan)

@@ -14,7 +14,7 @@ import warp as wp
 
 from copilot4d_core.grid import BoolArray, FloatArray, Grid, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.ray_traversal import MaskGrid, face_spacings, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
+from copilot4d_core.kernels.ray_traversal import MaskGrid, course_of, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
 
 
@@ -35,19 +35,18 @@ def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.
     count = int(0)
     span = region_entry(origins[i], directions[i], mask.low, mask.high)
     if span[1] > span[0]:
-        direction = directions[i]
-        spacings = face_spacings(direction, mask)
-        walk = next_run(start_walk(origins[i], direction, span[0], span[1], mask), direction, spacings, mask)
-        while walk.distance < walk.end and count < limit:
+        course = course_of(origins[i], directions[i], span[1], mask)
+        walk = next_run(start_walk(origins[i], directions[i], span[0], mask), course, mask)
+        while walk.distance < course.end and count < limit:
             begin = walk.distance
-            walk = past_run(walk, direction, spacings, mask)
+            walk = past_run(walk, course, mask)
             number = samples_in_run(begin, walk.distance, step)
             spacing = (walk.distance - begin) / float(number)
             taken = wp.min(number, limit - count)
             for k in range(taken):
                 distance[i, count + k] = begin + (float(k) + jitter[i]) * spacing
             count += taken
-            walk = next_run(walk, direction, spacings, mask)
+            walk = next_run(walk, course, mask)
     counts[i] = count
 
 

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a ray crosses the cells of the skip mask: the shared geometry of both ray kernels.
 
-The mask is one bit a cell, see `skip_mask.py`. A ray is cut at the region's faces (slab test) and walked cell by cell; neighbouring
+The mask is one bit a cell, see `skip_mask.py`. A ray is cut at the region's faces (slab test) and walked column by column; neighbouring
 occupied cells form one run, and samples divide a run evenly at no more than one step apart, at least one a run.
+Unusual: the layers that a ray crosses inside a column are bits side by side, so that the first occupied or empty one of them is found at once.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Warp reads the annotations of native functions as values.
 from typing import Any
 
 import numpy as np
 import warp as wp
 
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.native import NATIVE
 
 
 @wp.struct
@@ -40,8 +41,27 @@ def mask_grid(bits: Any, grid: Grid) -> MaskGrid:
 
 
 @wp.struct
+class Course:
+    """What stays the same along a ray."""
+
+    step_x: int
+    step_y: int
+    """Which way the columns follow each other: 1 or -1."""
+    spacing_x: float
+    spacing_y: float
+    """Metres from face to face."""
+    layer_start: float
+    layer_slope: float
+    """Height in layers at the origin, and how many are crossed a metre."""
+    layer_spacing: float
+    """Metres from layer to layer; negative downwards."""
+    end: float
+    """Metres to where the ray leaves the region."""
+
+
+@wp.struct
 class Walk:
-    """Position of a ray in the mask: current cell, and the distances where it crosses the next face of each axis.
+    """Place of a ray in the mask: current cell, and the distances in metres at which it enters the next column along x and along y.
 
     Unusual: one field per axis, because an index that varies at run time would keep vectors out of registers.
     """
@@ -51,11 +71,8 @@ class Walk:
     z: int
     next_x: float
     next_y: float
-    next_z: float
     distance: float
-    """Where the ray entered the current cell."""
-    end: float
-    """Where it leaves the region."""
+    """Where the ray entered the current cell; the end of the course once it has left the region."""
 
 
 @wp.func
@@ -99,74 +116,123 @@ def cell_at(position: float, low: float, size: float, cells: int):
 
 
 @wp.func
-def start_walk(origin: wp.vec3, direction: wp.vec3, near: float, far: float, mask: MaskGrid):
+def course_of(origin: wp.vec3, direction: wp.vec3, end: float, mask: MaskGrid):
+    """What stays the same along a ray that leaves the region at `end`."""
+    course = Course()
+    course.step_x = wp.where(direction[0] > 0.0, 1, -1)
+    course.step_y = wp.where(direction[1] > 0.0, 1, -1)
+    course.spacing_x = face_spacing(direction[0], mask.cell[0])
+    course.spacing_y = face_spacing(direction[1], mask.cell[1])
+    course.layer_start = (origin[2] - mask.low[2]) / mask.cell[2]
+    course.layer_slope = direction[2] / mask.cell[2]
+    if wp.abs(direction[2]) >= 1.0e-9:
+        course.layer_spacing = mask.cell[2] / direction[2]
+    course.end = end
+    return course
+
+
+@wp.func
+def start_walk(origin: wp.vec3, direction: wp.vec3, near: float, mask: MaskGrid):
     """Walk that stands in the cell where the ray enters the region."""
     walk = Walk()
     walk.distance = near
-    walk.end = far
     walk.x = cell_at(origin[0] + near * direction[0], mask.low[0], mask.cell[0], mask.shape[0])
     walk.y = cell_at(origin[1] + near * direction[1], mask.low[1], mask.cell[1], mask.shape[1])
     walk.z = cell_at(origin[2] + near * direction[2], mask.low[2], mask.cell[2], mask.shape[2])
     walk.next_x = face_distance(walk.x, origin[0], direction[0], mask.low[0], mask.cell[0])
     walk.next_y = face_distance(walk.y, origin[1], direction[1], mask.low[1], mask.cell[1])
-    walk.next_z = face_distance(walk.z, origin[2], direction[2], mask.low[2], mask.cell[2])
+    return walk
+
+
+_WALK = """
+    // In plain C++, so that the state of a walk stays in registers.
+    const int columns = mask.shape.c[0], rows = mask.shape.c[1], top = mask.shape.c[2] - 1, words = mask.bits.shape[2];
+    const unsigned long long other = occupied ? 0ull : ~0ull;
+    const bool up = course.layer_slope > 0.0f;
+    const float end = course.end, layer_start = course.layer_start, layer_slope = course.layer_slope;
+    const float spacing_x = course.spacing_x, spacing_y = course.spacing_y;
+    const int step_x = course.step_x, step_y = course.step_y, next_row = course.step_y * columns * words, next_column = course.step_x * words;
+    int x = walk.x, y = walk.y, z = walk.z;
+    float next_x = walk.next_x, next_y = walk.next_y, distance = walk.distance;
+    const unsigned int* column = mask.bits.data + (y * columns + x) * words;
+    while (distance < end) {
+        const bool along_x = next_x <= next_y;
+        const float face = next_x < next_y ? next_x : next_y, leave = face < end ? face : end;
+        int last = static_cast<int>(FLOOR(MULTIPLY_ADD(leave, layer_slope, layer_start)));
+        last = last < 0 ? 0 : last > top ? top : last;
+        last = up ? (last > z ? last : z) : (last < z ? last : z);
+        int layer = -1;
+        for (int chunk = z >> 6;; chunk += up ? 1 : -1) {
+            unsigned long long found = column[2 * chunk];
+            if (2 * chunk + 1 < words) found |= static_cast<unsigned long long>(column[2 * chunk + 1]) << 32;
+            found ^= other;
+            const int low = (up ? z : last) - 64 * chunk, high = (up ? last : z) - 64 * chunk;
+            if (low > 0) found &= ~0ull << low;
+            if (high < 63) found &= ~(~0ull << high << 1);
+            if (found) {
+                layer = 64 * chunk + (up ? LOWEST_BIT(found) : HIGHEST_BIT(found));
+                break;
+            }
+            if (chunk == last >> 6) break;
+        }
+        if (layer >= 0) {
+            if (layer != z) {
+                const float at = (static_cast<float>(up ? layer : layer + 1) - layer_start) * course.layer_spacing;
+                distance = at < distance ? distance : at > leave ? leave : at;
+                z = layer;
+            }
+            break;
+        }
+        distance = leave;
+        z = last;
+        if (along_x) {
+            x += step_x;
+            column += next_column;
+            next_x += spacing_x;
+        } else {
+            y += step_y;
+            column += next_row;
+            next_y += spacing_y;
+        }
+        if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns) || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows))
+            distance = end;
+    }
+    wp::vec_t<6, wp::float32> state;
+    state[0] = x, state[1] = y, state[2] = z, state[3] = next_x, state[4] = next_y, state[5] = distance;
+    return state;
+"""
+_State: Any = wp.types.vector(length=6, dtype=wp.float32)
+"""The fields of `Walk` in their order: native functions return no structs."""
+
+
+@wp.func_native(NATIVE + _WALK)
+def _to_cell(walk: Walk, course: Course, mask: MaskGrid, occupied: bool) -> _State:
+    """The first cell from here on that is occupied or that is not."""
+    ...
+
+
+@wp.func
+def _walked(walk: Walk, course: Course, mask: MaskGrid, occupied: bool):
+    state = _to_cell(walk, course, mask, occupied)
+    walk.x = int(state[0])
+    walk.y = int(state[1])
+    walk.z = int(state[2])
+    walk.next_x = state[3]
+    walk.next_y = state[4]
+    walk.distance = state[5]
     return walk
 
 
 @wp.func
-def is_occupied(walk: Walk, mask: MaskGrid):
-    """Whether the cell of the walk is rendered."""
-    return (mask.bits[walk.y, walk.x, walk.z >> 5] >> wp.uint32(walk.z & 31)) & wp.uint32(1) != wp.uint32(0)
+def next_run(walk: Walk, course: Course, mask: MaskGrid):
+    """The walk at the first occupied cell from here on, or at the end of its course."""
+    return _walked(walk, course, mask, True)
 
 
 @wp.func
-def advance(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
-    """The walk in the next cell; at its end once the ray has left the region."""
-    if walk.next_x <= walk.next_y and walk.next_x <= walk.next_z:
-        walk.distance = wp.min(walk.next_x, walk.end)
-        walk.next_x = walk.next_x + spacing[0]
-        walk.x = walk.x + wp.where(direction[0] > 0.0, 1, -1)
-        if walk.x < 0 or walk.x >= mask.shape[0]:
-            walk.end = walk.distance
-    elif walk.next_y <= walk.next_z:
-        walk.distance = wp.min(walk.next_y, walk.end)
-        walk.next_y = walk.next_y + spacing[1]
-        walk.y = walk.y + wp.where(direction[1] > 0.0, 1, -1)
-        if walk.y < 0 or walk.y >= mask.shape[1]:
-            walk.end = walk.distance
-    else:
-        walk.distance = wp.min(walk.next_z, walk.end)
-        walk.next_z = walk.next_z + spacing[2]
-        walk.z = walk.z + wp.where(direction[2] > 0.0, 1, -1)
-        if walk.z < 0 or walk.z >= mask.shape[2]:
-            walk.end = walk.distance
-    return walk
-
-
-@wp.func
-def face_spacings(direction: wp.vec3, mask: MaskGrid):
-    """Distances from face to face along x, y and z."""
-    return wp.vec3(face_spacing(direction[0], mask.cell[0]), face_spacing(direction[1], mask.cell[1]), face_spacing(direction[2], mask.cell[2]))
-
-
-@wp.func
-def next_run(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
-    """The walk at the first occupied cell from here on, or at its end."""
-    while walk.distance < walk.end:
-        if is_occupied(walk, mask):
-            break
-        walk = advance(walk, direction, spacing, mask)
-    return walk
-
-
-@wp.func
-def past_run(walk: Walk, direction: wp.vec3, spacing: wp.vec3, mask: MaskGrid):
+def past_run(walk: Walk, course: Course, mask: MaskGrid):
     """The walk behind the occupied cells that begin here."""
-    while walk.distance < walk.end:
-        if not is_occupied(walk, mask):
-            break
-        walk = advance(walk, direction, spacing, mask)
-    return walk
+    return _walked(walk, course, mask, False)
 
 
 @wp.func
