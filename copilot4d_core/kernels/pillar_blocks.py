@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""Occupied cells to the patch map on a CPU, eight voxels and then eight pillars at a time: what `pillar_features.py` does on a GPU.
+"""Occupied cells to the patch map on a CPU, eight voxels and then eight patch cells at a time: what `pillar_features.py` does on a GPU.
 
 In: points, `VoxelBuffers` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
 Unusual: a norm waits for sums and a root, so one voxel after the other leaves a core idle most of the time; eight share each row of a matrix.
@@ -18,13 +18,13 @@ from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
 from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights, check_range
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
-from copilot4d_core.kernels.voxelize import PATCHES, PILLARS, POINTS, VOXELS, VoxelBuffers
+from copilot4d_core.kernels.voxelize import PATCHES, POINTS, VOXELS, VoxelBuffers
 
 BLOCK = 8
-"""Voxels or pillars that one row of a launch works on together; a multiple of what `product` takes at once."""
+"""Voxels or patch cells that one row of a launch works on together; a multiple of what `product` takes at once."""
 _AHEAD = 12
 """Points between one that is worked on and the one that is fetched."""
-_LEAST_BLOCKS, _LEAST_PATCHES = 16, 64
+_LEAST_BLOCKS = 16
 """Rows that are worth a thread of their own."""
 
 _VOXELS = """
@@ -83,48 +83,59 @@ _VOXELS = """
         });
     }
 """
-_PILLARS = """
-    const float *matrix = weights.data, *bias = matrix + P * P, *scale = bias + P, *shift = scale + P, *zero = shift + P;
-    const int first = block * BLOCK, number = counts.data[PILLARS] - first < BLOCK ? counts.data[PILLARS] - first : BLOCK;
-    if (number <= 0) return;
-    float sum[BLOCK * P], value[BLOCK * P], voxels_in[BLOCK];
-    for (int p = 0; p < BLOCK; ++p) {
-        const int begin = p < number ? start.data[first + p] : 0, end = p < number ? start.data[first + p + 1] : 0;
-        voxels_in[p] = static_cast<float>(end - begin);
-        for (int j = 0; j < P; j += 16) {
-            vf total = (vf)(0.0f);
-            for (int v = begin; v < end; ++v) total += load(hidden.data + static_cast<size_t>(v) * P + j);
-            store(sum + p * P + j, total);
-        }
-    }
-    product(sum, P, BLOCK, P, matrix, zero, P, [&](int p, int j, vf v) { store(value + p * P + j, fma((vf)(voxels_in[p]), load(bias + j), v)); });
-    for (int p = 0; p < BLOCK; ++p)
-        layer_norm(value + p * P, scale, shift, P, [&](int j, vf v) { store(out.data + static_cast<size_t>(first + p) * P + j, v); });
-"""
 _PATCHES = """
-    if (cell >= counts.data[PATCHES]) return;
-    float* to = reinterpret_cast<float*>(out.data) + static_cast<size_t>(index.data[cell]) * C;
-    vf even[C / 16], odd[C / 16];
-    for (int n = 0; n < C / 16; ++n) { even[n] = load(weights.data + 16 * n); odd[n] = (vf)(0.0f); }
-    for (int p = start.data[cell]; p < start.data[cell + 1]; ++p) {
-        const float *value = pillars.data + static_cast<size_t>(p) * P, *matrix = weights.data + C + static_cast<size_t>(slot.data[p]) * P * C;
-        // Two sums, so that fewer additions wait for each other.
-        for (int k = 0; k < P; k += 2) {
-            for (int n = 0; n < C / 16; ++n) {
-                even[n] = fma((vf)(value[k]), load(matrix + k * C + 16 * n), even[n]);
-                odd[n] = fma((vf)(value[k + 1]), load(matrix + (k + 1) * C + 16 * n), odd[n]);
+    const float *pillar_matrix = weights.data, *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *shift = scale + P, *zero = shift + P;
+    const float *patch_bias = zero + P, *patch_matrix = patch_bias + C;
+    const int first = block * BLOCK, number = counts.data[PATCHES] - first < BLOCK ? counts.data[PATCHES] - first : BLOCK;
+    if (number <= 0) return;
+    // A row a patch cell, the channels of its pillars in the order of their slots; 0 where there is none.
+    float all[BLOCK * SLOTS * P] = {}, sum[BLOCK * P], value[BLOCK * P], voxels_in[BLOCK];
+    bool is_used[SLOTS] = {};
+    int to[BLOCK], cell = 0;
+    const int last = patch_start.data[first + number];
+    for (int pillar = patch_start.data[first]; pillar < last; pillar += BLOCK) {
+        for (int p = 0; p < BLOCK; ++p) {
+            const bool is_one = pillar + p < last;
+            const int begin = is_one ? pillar_start.data[pillar + p] : 0, end = is_one ? pillar_start.data[pillar + p + 1] : 0;
+            voxels_in[p] = static_cast<float>(end - begin);
+            for (int j = 0; j < P; j += 16) {
+                vf total = (vf)(0.0f);
+                for (int v = begin; v < end; ++v) total += load(hidden.data + static_cast<size_t>(v) * P + j);
+                store(sum + p * P + j, total);
+            }
+            if (!is_one) continue;
+            while (pillar + p >= patch_start.data[first + cell + 1]) ++cell;
+            const int place = slot.data[pillar + p];
+            is_used[place] = true;
+            to[p] = (cell * SLOTS + place) * P;
+        }
+        product(sum, P, BLOCK, P, pillar_matrix, zero, P, [&](int p, int j, vf v) {
+            store(value + p * P + j, fma((vf)(voxels_in[p]), load(pillar_bias + j), v));
+        });
+        for (int p = 0; p < BLOCK && pillar + p < last; ++p)
+            layer_norm(value + p * P, scale, shift, P, [&](int j, vf v) { store(all + to[p] + j, v); });
+    }
+    for (int j = 0; j < C; j += 16) {
+        vf patch[BLOCK];
+        for (int c = 0; c < BLOCK; ++c) patch[c] = load(patch_bias + j);
+        for (int place = 0; place < SLOTS; ++place) {
+            if (!is_used[place]) continue;
+            for (int k = place * P; k < place * P + P; ++k) {
+                const vf factor = load(patch_matrix + k * C + j);
+                for (int c = 0; c < BLOCK; ++c) patch[c] = fma((vf)(all[c * SLOTS * P + k]), factor, patch[c]);
             }
         }
+        for (int c = 0; c < number; ++c)
+            store(reinterpret_cast<float*>(out.data) + static_cast<size_t>(index.data[first + c]) * C + j, patch[c]);
     }
-    for (int n = 0; n < C / 16; ++n) store(to + 16 * n, even[n] + odd[n]);
 """
 
 
 @cache
-def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> tuple[wp.Kernel, wp.Kernel, wp.Kernel]:
+def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> tuple[wp.Kernel, wp.Kernel]:
     patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
-    constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "LAYERS": layers, "PATCH": patch_voxels, "BLOCK": BLOCK, "AHEAD": _AHEAD,
-                 "POINTS": POINTS, "VOXELS": VOXELS, "PILLARS": PILLARS, "PATCHES": PATCHES}
+    constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "LAYERS": layers, "PATCH": patch_voxels, "SLOTS": patch_voxels**2,
+                 "BLOCK": BLOCK, "AHEAD": _AHEAD, "POINTS": POINTS, "VOXELS": VOXELS, "PATCHES": PATCHES}
     before = VECTORS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
     @wp.func_native(before + _VOXELS)
@@ -133,14 +144,10 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch
                counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
         ...
 
-    @wp.func_native(before + _PILLARS)
-    def pillars(block: int, hidden: wp.array2d(dtype=wp.float32), start: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
-                counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
-        ...
-
     @wp.func_native(before + _PATCHES)
-    def patches(cell: int, pillars: wp.array2d(dtype=wp.float32), slot: wp.array(dtype=wp.int32), start: wp.array(dtype=wp.int32),
-                index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32), counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
+    def patches(block: int, hidden: wp.array2d(dtype=wp.float32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
+                patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
+                counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
@@ -150,16 +157,12 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch
         voxels(first + wp.tid(), points, order, keys, voxel_start, low, size, width, weights, counts, out)
 
     @wp.kernel(module="unique", **WIDEST)
-    def pillar_block(first: int, hidden: wp.array2d(dtype=wp.float32), start: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
-                     counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
-        pillars(first + wp.tid(), hidden, start, weights, counts, out)
+    def patch_block(first: int, hidden: wp.array2d(dtype=wp.float32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
+                    patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
+                    counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
+        patches(first + wp.tid(), hidden, pillar_start, slot, patch_start, index, weights, counts, out)
 
-    @wp.kernel(module="unique", **WIDEST)
-    def patch_row(first: int, pillars: wp.array2d(dtype=wp.float32), slot: wp.array(dtype=wp.int32), start: wp.array(dtype=wp.int32),
-                  index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32), counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
-        patches(first + wp.tid(), pillars, slot, start, index, weights, counts, out)
-
-    return voxel_block, pillar_block, patch_row
+    return voxel_block, patch_block
 
 
 class PillarBlocks:
@@ -176,9 +179,9 @@ class PillarBlocks:
         point_in = np.vstack([weights.point_in, weights.point_vectors[:1]]).astype(np.float64)
         parts = [[point_in - point_in.mean(axis=1, keepdims=True), weights.point_vectors[1:], packed(weights.point_out), weights.voxel_vectors,
                   packed(weights.layer_in), weights.layer_table, weights.layer_vectors, np.zeros(max(point_dim, pillar_dim))],
-                 [packed(weights.pillar_out), weights.pillar_vectors, np.zeros(pillar_dim)], [weights.patch_bias, weights.patch_in]]
+                 [packed(weights.pillar_out), weights.pillar_vectors, np.zeros(pillar_dim), weights.patch_bias, weights.patch_in]]
         self._weights = [memory.place(np.concatenate([np.ravel(part) for part in one]).astype(np.float32), wp.float32) for one in parts]
-        self._hidden, self._pillars = (memory.array((max(capacity, 1) + BLOCK, pillar_dim), wp.float32) for _ in range(2))
+        self._hidden = memory.array((max(capacity, 1) + BLOCK, pillar_dim), wp.float32)
         self._bias = weights.patch_bias.astype(np.float32)
 
     def __call__(self, points: Any, voxels: VoxelBuffers, count: int, out: Any) -> None:
@@ -186,15 +189,14 @@ class PillarBlocks:
         out.numpy()[:] = self._bias
         if not count:
             return
-        voxel_block, pillar_block, patch_row = self._kernels
-        of_voxels, of_pillars, of_patches = self._weights
+        voxel_block, patch_block = self._kernels
+        of_voxels, of_patches = self._weights
         launch_rows(voxel_block, _blocks(voxels.rows(VOXELS, count)), [
             points, voxels.order, voxels.keys, voxels.voxel_start, self._low, self._size, self._width, of_voxels, voxels.counts, self._hidden],
             least=_LEAST_BLOCKS)
-        launch_rows(pillar_block, _blocks(voxels.rows(PILLARS, count)), [self._hidden, voxels.pillar_start, of_pillars, voxels.counts, self._pillars],
-                    least=_LEAST_BLOCKS)
-        launch_rows(patch_row, voxels.rows(PATCHES, count), [
-            self._pillars, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, of_patches, voxels.counts, out], least=_LEAST_PATCHES)
+        launch_rows(patch_block, _blocks(voxels.rows(PATCHES, count)), [
+            self._hidden, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, of_patches, voxels.counts, out],
+            least=_LEAST_BLOCKS)
 
 
 def _blocks(rows: int) -> int:

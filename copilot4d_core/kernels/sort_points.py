@@ -34,35 +34,35 @@ _KEYS = """
         row = row < ROWS - 1 ? row : ROWS - 1;
         layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
         const int cell = (row / PATCH) * (COLUMNS / PATCH) + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
-        keys.data[(DIGITS % 2 ? capacity : 0) + i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : OUTSIDE;
+        keys.data[capacity + i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : OUTSIDE;
     }
 """
 _SORT = """
-    int place[DIGITS][1 << DIGIT] = {};
-    // After the last digit they lie in the first half.
-    int *to = keys.data + (DIGITS % 2 ? 0 : capacity), *from = keys.data + (DIGITS % 2 ? capacity : 0);
-    int *order_to = order.data + (DIGITS % 2 ? 0 : capacity), *order_from = order.data + (DIGITS % 2 ? capacity : 0);
-    for (int i = 0; i < count; ++i) {
-        for (int digit = 0; digit < DIGITS; ++digit) ++place[digit][from[i] >> DIGIT * digit & ((1 << DIGIT) - 1)];
-        order_from[i] = i;
-    }
+    constexpr int VALUES = 1 << DIGIT;
+    int place[DIGITS][VALUES] = {};
+    const int* const unsorted = keys.data + capacity;
+    for (int i = 0; i < count; ++i)
+        for (int digit = 0; digit < DIGITS; ++digit) ++place[digit][unsorted[i] >> DIGIT * digit & (VALUES - 1)];
     for (int digit = 0; digit < DIGITS; ++digit) {
-        for (int value = 0, sum = 0; value < 1 << DIGIT; ++value) {
+        for (int value = 0, sum = 0; value < VALUES; ++value) {
             const int points = place[digit][value];
             place[digit][value] = sum;
             sum += points;
         }
-        for (int i = 0; i < count; ++i) {
-            const int at = place[digit][from[i] >> DIGIT * digit & ((1 << DIGIT) - 1)]++;
-            to[at] = from[i];
-            order_to[at] = order_from[i];
-        }
-        int* const other = to;
+    }
+    // Key and point travel as one number, so that a pass writes to one place a point instead of two.
+    long long *from = reinterpret_cast<long long*>(pairs.data), *to = from + capacity;
+    for (int i = 0; i < count; ++i) from[place[0][unsorted[i] & (VALUES - 1)]++] = static_cast<long long>(unsorted[i]) << 32 | i;
+    for (int digit = 1; digit < DIGITS - 1; ++digit) {
+        for (int i = 0; i < count; ++i) to[place[digit][from[i] >> (32 + DIGIT * digit) & (VALUES - 1)]++] = from[i];
+        long long* const other = to;
         to = from;
         from = other;
-        int* const other_order = order_to;
-        order_to = order_from;
-        order_from = other_order;
+    }
+    for (int i = 0; i < count; ++i) {
+        const int at = place[DIGITS - 1][from[i] >> (32 + DIGIT * (DIGITS - 1)) & (VALUES - 1)]++;
+        keys.data[at] = static_cast<int>(from[i] >> 32);
+        order.data[at] = static_cast<int>(from[i]);
     }
     int voxel = -1, pillar = -1, patch = -1, key = -1, column = -1, cell = -1, i = 0;
     for (; i < count && keys.data[i] != OUTSIDE; ++i) {
@@ -101,8 +101,8 @@ def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kerne
         ...
 
     @wp.func_native(before + _SORT)
-    def sort(count: int, capacity: int, keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32), voxel_start: wp.array(dtype=wp.int32),
-             voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
+    def sort(count: int, capacity: int, pairs: wp.array(dtype=wp.int64), keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32),
+             voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
              patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
         ...
 
@@ -112,24 +112,25 @@ def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kerne
         find(first + wp.tid(), points, count, capacity, low, high, size, keys)
 
     @wp.kernel(module="unique")
-    def sort_kernel(count: int, capacity: int, keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32), voxel_start: wp.array(dtype=wp.int32),
-                    voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
+    def sort_kernel(count: int, capacity: int, pairs: wp.array(dtype=wp.int64), keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32),
+                    voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
                     patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
-        sort(count, capacity, keys, order, voxel_start, voxel_layer, pillar_start, pillar_slot, patch_start, patch_index, counts)
+        sort(count, capacity, pairs, keys, order, voxel_start, voxel_layer, pillar_start, pillar_slot, patch_start, patch_index, counts)
 
     return keys_kernel, sort_kernel
 
 
-def sort_points(points: Any, count: int, grid: Grid, capacity: int, keys: Any, order: Any, lists: list[Any]) -> None:
+def sort_points(points: Any, count: int, grid: Grid, capacity: int, pairs: Any, keys: Any, order: Any, lists: list[Any]) -> None:
     """Keys, order and lists of a scan.
 
     Args:
         points: Warp array (count or more, 3) float32, metres.
-        capacity: half the length of `keys` and `order`.
+        capacity: half the length of `pairs` and of `keys`, the length of `order`.
+        pairs: memory for the sort alone, int64.
         lists: see `VoxelBuffers.lists`.
     """
     rows, columns, layers = grid.voxels_YXZ
     low, high, size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m))
     keys_kernel, sort_kernel = _kernels(rows, columns, layers, grid.config.grid.patch_voxels)
     launch_rows(keys_kernel, -(-count // _BLOCK), [points, count, capacity, low, high, size, keys], least=_LEAST_BLOCKS, parts_per_core=1)
-    wp.launch(sort_kernel, dim=1, inputs=[count, capacity, keys, order, *lists], device="cpu")
+    wp.launch(sort_kernel, dim=1, inputs=[count, capacity, pairs, keys, order, *lists], device="cpu")

@@ -157,8 +157,11 @@ class VoxelBuffers:
         def integers(length: int) -> Any:
             return memory.array(length, wp.int32)
 
-        self.keys, self.order = integers(2 * capacity), integers(2 * capacity)
-        if not memory.may_read:
+        self.keys = integers(2 * capacity)
+        if memory.may_read:
+            self.order, self.pairs = integers(capacity), memory.array(2 * capacity, wp.int64)
+        else:
+            self.order = integers(2 * capacity)
             self.begins, self.ranks = integers(3 * capacity), integers(3 * capacity)
         self.offset = memory.array((capacity, 3), wp.float32)
         self.voxel_start, self.voxel_layer = integers(capacity + 1), integers(capacity)
@@ -187,7 +190,7 @@ def voxelize_into(buffers: VoxelBuffers, points: Any, count: int, grid: Grid) ->
     Deterministic: the lists do not depend on the order of the points, except the order inside one voxel.
     """
     if buffers.memory.may_read:
-        sort_points(points, count, grid, buffers.capacity, buffers.keys, buffers.order, buffers.lists)
+        sort_points(points, count, grid, buffers.capacity, buffers.pairs, buffers.keys, buffers.order, buffers.lists)
         return
     rows, columns, layers = grid.voxels_YXZ
     patch, device = grid.config.grid.patch_voxels, buffers.memory.device
