@@ -18,6 +18,7 @@ from copilot4d_core.data.bag import write_cloud_bag
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.open_runner import PACKAGED_WEIGHTS
 from copilot4d_core.evaluation.model_card import Sources, model_card
+from copilot4d_core.model_file import read_model
 from copilot4d_core.training.train import train
 from copilot4d_ros.parameter_table import specs
 from copilot4d_ros.parameters import TokenizerParameters
@@ -81,6 +82,23 @@ def test_prior_and_surprise_are_shown_where_they_were_measured(runs: Path, tmp_p
     (tmp_path / "costs.json").write_text(json.dumps({**costs, "model_id": "another"}))
     with pytest.raises(ValueError, match=f"expected costs of {model_id}, got those of another"):
         model_card(sources(runs, prior_costs=tmp_path / "costs.json"))
+
+
+def test_weights_that_a_run_started_from_are_named_with_their_own_card(runs: Path, tmp_path: Path) -> None:
+    first = runs / "first" / "weights.safetensors"
+    earlier = read_model(first).model_id
+    base = preset("tiny")
+    config = dataclasses.replace(base, training=dataclasses.replace(base.training, steps=2, warmup_steps=1))
+    train(config, [runs / "drive"], tmp_path / "third", start=first)
+    weights = tmp_path / "third" / "weights.safetensors"
+    (tmp_path / "results.json").write_text(json.dumps({"model_id": read_model(weights).model_id, "data_sets": {}}))
+    given = Sources(weights, [tmp_path / "third"], tmp_path / "results.json", runs / "notes.yaml")
+    with pytest.raises(ValueError, match=f"expected under `earlier` the card of {earlier}, which third started from"):
+        model_card(given)
+    (tmp_path / "notes.yaml").write_text(yaml.safe_dump({**NOTES, "earlier": {earlier: "earlier/first.md"}}))
+    text = model_card(given._replace(notes=tmp_path / "notes.yaml"))
+    assert f"1. `third`: 2 steps of 1 scan, from [`{earlier}`](earlier/first.md), whose card says" in text
+    assert f"--start {earlier}.safetensors --data drive" in text
 
 
 @pytest.mark.parametrize(("notes", "said"), [

@@ -113,7 +113,7 @@ def _head(path: Path, model: Model, notes: Mapping[str, Any]) -> str:
 
 
 def _training(runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> str:
-    described = [f"{number}. `{run['name']}`: {_schedule(run)}" for number, run in enumerate(runs, 1)]
+    described = [f"{number}. `{run['name']}`: {_schedule(run, notes)}" for number, run in enumerate(runs, 1)]
     about = _noted(notes, "data")
     rows = []
     for run in runs:
@@ -133,12 +133,24 @@ def _training(runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> st
                         "To reproduce, with the data in folders of those names:", _commands(runs), end])
 
 
-def _schedule(run: Mapping[str, Any]) -> str:
+def _start(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
+    """What a run began with: numbers, an earlier run, or weights whose own card says how they came about."""
+    if run["start"] is None:
+        return "random numbers"
+    if "run" in run["start"]:
+        return f"`{run['start']['run']}`"
+    model_id = run["start"]["model_id"]
+    card = (notes.get("earlier") or {}).get(model_id)
+    if card is None:
+        raise ValueError(f"notes: expected under `earlier` the card of {model_id}, which {run['name']} started from")
+    return f"[`{model_id}`]({card}), whose card says how those weights were trained"
+
+
+def _schedule(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     training, quantizer = run["config"]["training"], run["config"]["quantizer"]
     minutes = run["seconds"] / 60
-    start = "random numbers" if run["start"] is None else f"`{run['start'].get('run', run['start']['file'])}`"
     scans = training["steps"] * training["batch_scans"]
-    return (f"{training['steps']:,} steps of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {start}; up to "
+    return (f"{training['steps']:,} steps of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {_start(run, notes)}; up to "
             f"{training['rays_per_scan']:,} rays of returns and {training['empty_rays_per_scan']:,} beams that returned nothing a scan; optimiser "
             f"{training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to 0, gradient "
             f"clip {training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step "
@@ -154,7 +166,8 @@ def _commands(runs: Sequence[Mapping[str, Any]]) -> str:
             command += f" --simulate {run['simulated']['percent']}"
             command += " ".join([" --simulate-sensors", *run["simulated"]["sensors"]]) if run["simulated"]["sensors"] else ""
         if run["start"] is not None:
-            command += f" --start runs/{run['start']['run']}/{run['start']['file']}" if "run" in run["start"] else f" --start {run['start']['file']}"
+            start = run["start"]
+            command += f" --start runs/{start['run']}/{start['file']}" if "run" in start else f" --start {start['model_id']}.safetensors"
         lines.append(command + " --data " + " ".join(source["name"] for source in run["data"] if source["name"] != "simulated"))
     lines += ["```", "", "with these settings:", "", "```"]
     for run in runs:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Points in the order of their voxels and the lists of occupied cells, on a CPU: what `voxelize.py` does in five kernels on a GPU.
 
-In: points. Out: keys and order in the first half of their arrays, and the lists. Unusual: the keys are found by all cores; what follows reads
+In: points. Out: keys, the first half of their array, order, and the lists. Unusual: the keys are found by all cores; what follows reads
 each number only a few times, so that one core is done with it before several had agreed on who writes where.
 """
 
@@ -102,8 +102,9 @@ def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kerne
 
     @wp.func_native(before + _SORT)
     def sort(count: int, capacity: int, pairs: wp.array(dtype=wp.int64), keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32),
-             voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
-             patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
+             voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32),
+             pillar_slot: wp.array(dtype=wp.int32), patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32),
+             counts: wp.array(dtype=wp.int32)):
         ...
 
     @wp.kernel(module="unique")
@@ -113,8 +114,9 @@ def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kerne
 
     @wp.kernel(module="unique")
     def sort_kernel(count: int, capacity: int, pairs: wp.array(dtype=wp.int64), keys: wp.array(dtype=wp.int32), order: wp.array(dtype=wp.int32),
-                    voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), pillar_slot: wp.array(dtype=wp.int32),
-                    patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32)):
+                    voxel_start: wp.array(dtype=wp.int32), voxel_layer: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32),
+                    pillar_slot: wp.array(dtype=wp.int32), patch_start: wp.array(dtype=wp.int32), patch_index: wp.array(dtype=wp.int32),
+                    counts: wp.array(dtype=wp.int32)):
         sort(count, capacity, pairs, keys, order, voxel_start, voxel_layer, pillar_start, pillar_slot, patch_start, patch_index, counts)
 
     return keys_kernel, sort_kernel
