@@ -117,7 +117,7 @@ class TestAlternatives:
         """Half-filled space, so that every ray meets something and there are depths to compare; fsq has no kernels to be compared."""
         chosen = ModelChoice(write_tiny_weights(tmp_path / "w.safetensors", kind), False)
         pairs = stage_pairs(chosen, load_frames(None, None, 1, 3000).clouds_m[0], 128)
-        assert [pair.what for pair in pairs][2:] == ["render 128 rays", *networks]
+        assert [pair.what for pair in pairs][2:] == ["march of 128 rays", "cells and march of 128 rays", *networks]
         for pair in pairs:
             ours = np.array(pair.ours(), copy=True)
             assert np.isfinite(ours).any()

@@ -27,6 +27,7 @@ from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels
 from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.onnx_runner import open_session
 from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.kernels.ray_march import Rows
 from copilot4d_core.model_file import Model, read_model
 
 
@@ -89,7 +90,7 @@ def compared(pair: Pair, repeats: int, clock: Callable[[], float] = time.perf_co
 
 
 def stage_pairs(chosen: ModelChoice, points_m: FloatArray, rays: int) -> list[Pair]:
-    """The pairs of inference: patch map, rendering, both networks.
+    """The pairs of inference: patch map, march, both networks.
 
     Args:
         points_m: (N, 3) float32: the cloud of a frame.
@@ -107,7 +108,7 @@ def stage_pairs(chosen: ModelChoice, points_m: FloatArray, rays: int) -> list[Pa
     mask = grid.pool_mask(grid.occupancy(points_m)) if chosen.is_random else predicted_mask(exported.decoder, tokens, grid)
     along, _ = rays_from_points(np.resize(points_m[grid.inside(points_m)], (rays, 3)), np.zeros(3, dtype=np.float32))
     features = decoder.run(["features"], {"tokens": tokens})[0]
-    return [*_patch_pairs(model, stages, points_m), _march_pair(model, stages, features, mask, along), *_network_pairs(
+    return [*_patch_pairs(model, stages, points_m), *_march_pairs(model, stages, features, mask, along), *_network_pairs(
         model, encoder, decoder, patches, tokens)]
 
 
@@ -128,12 +129,15 @@ def _patch_pairs(model: Model, stages: CpuStages, points_m: FloatArray) -> list[
             Pair(what, "NumPy argsort, reduceat", lambda: stages.patch_map(points_m), lambda: numpy_patch_map(points_m, weights, grid), "")]
 
 
-def _march_pair(model: Model, stages: CpuStages, features: FloatArray, mask: Any, rays: Rays) -> Pair:
+def _march_pairs(model: Model, stages: CpuStages, features: FloatArray, mask: Any, rays: Rays) -> list[Pair]:
+    """The march through cells that are there, on both sides; and ours with the making of its cells, which torch's dense grid is spared."""
     from copilot4d_core.benchmark.plain_torch import march_of
 
-    torch_march = march_of(model, features, mask)
-    return Pair(f"render {len(rays.directions):,} rays", "torch grid_sample, cumprod", lambda: stages.depth(features, mask, rays),
-                lambda: torch_march(rays), "m")
+    torch_march, what = march_of(model, features, mask), f"{len(rays.directions):,} rays"
+    stages.fill_cells(features, mask)
+    return [Pair(f"march of {what}", "torch grid_sample, cumprod", lambda: stages.march(rays, Rows.DEPTH)[0], lambda: torch_march(rays), "m"),
+            Pair(f"cells and march of {what}", "the same, grid made before", lambda: stages.depth(features, mask, rays),
+                 lambda: torch_march(rays), "m")]
 
 
 def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray, tokens: Any) -> list[Pair]:

@@ -77,11 +77,19 @@ class CpuStages:
         return np.asarray(self._march(features_HWC, skip, rays, Rows.DEPTH)[0])
 
     def _march(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, rows: Rows) -> FloatArray:
+        self.fill_cells(features_HWC, skip)
+        return self.march(rays, rows)
+
+    def fill_cells(self, features_HWC: FloatArray, skip: FloatArray | BoolArray) -> None:
+        """First half of `render` and `depth`: the feature-grid cells that rays may look at."""
         if skip.dtype == np.bool_:
             self._mask.fill(skip.astype(np.bool_))
         else:
             self._mask.fill_from_logits(_array(skip, wp.float32, 3))
         self._readout(_array(features_HWC.reshape(-1, features_HWC.shape[-1]), wp.float32, 2), self._mask)
+
+    def march(self, rays: Rays, rows: Rows) -> FloatArray:
+        """Second half: rays through the cells that `fill_cells` left, (rows, R) float32, see `ray_march.py`."""
         marched = np.empty((rows, len(rays.directions)), dtype=np.float32)
         march_rays(self._readout, self._mask, _array(rays.origins_m, wp.vec3), _array(rays.directions, wp.vec3), len(rays.directions),
                    _array(marched, wp.float32, 2))
