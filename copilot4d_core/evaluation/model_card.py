@@ -152,8 +152,8 @@ def _schedule(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     scans = training["steps"] * training["batch_scans"]
     return (f"{training['steps']:,} steps of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {_start(run, notes)}; "
             f"up to {training['rays_per_scan']:,} rays of returns and {training['empty_rays_per_scan']:,} beams that returned nothing a scan; "
-            f"optimiser {training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to 0, "
-            f"gradient clip {training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step "
+            f"optimiser {training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to "
+            f"0, gradient clip {training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step "
             f"{training['codebook_start_step']:,}; {minutes:,.0f} minutes in {run['processes']} process{'es' if run['processes'] > 1 else ''} "
             f"({scans / run['seconds']:.1f} scans a second).")
 
