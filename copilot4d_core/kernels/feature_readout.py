@@ -67,34 +67,37 @@ def count_bits(word: wp.uint32) -> int:
     ...
 
 
+@wp.func_native(NATIVE + """
+    const int y = column / columns, x = column % columns, rows = listed.shape[0] / columns, words = mask.shape[2], across = mask.shape[1];
+    const unsigned int* low = mask.data + static_cast<size_t>((y > 0 ? y - 1 : 0) / per_mask_y) * across * words;
+    const unsigned int* high = mask.data + static_cast<size_t>((y + 1 < rows ? y + 1 : rows - 1) / per_mask_y) * across * words;
+    const int left = (x > 0 ? x - 1 : 0) / per_mask_x * words, right = (x + 1 < columns ? x + 1 : columns - 1) / per_mask_x * words;
+    unsigned int* to = listed.data + static_cast<size_t>(column) * 2 * words;
+    int count = 0;
+    unsigned int below = 0u, here = low[left] | low[right] | high[left] | high[right];
+    for (int word = 0; word < words; ++word) {
+        const int next = word + 1;
+        const unsigned int above = next < words ? low[left + next] | low[right + next] | high[left + next] | high[right + next] : 0u;
+        // The cells beside an occupied one are listed, too.
+        unsigned int near = here | here << 1 | here >> 1 | below >> 31 | above << 31;
+        if (next == words) near &= last_word;
+        to[2 * word + 1] = near;
+        count += COUNT_BITS(near);
+        below = here;
+        here = above;
+    }
+    counts.data[column] = count;
+""")
+def _mark_column(column: int, mask: wp.array3d(dtype=wp.uint32), columns: int, per_mask_y: int, per_mask_x: int, last_word: wp.uint32,
+                 listed: wp.array2d(dtype=wp.uint32), counts: wp.array(dtype=wp.int32)):
+    """Which cells of one column are listed, and how many."""
+    ...
+
+
 @wp.kernel
 def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint32), columns: int, per_mask_y: int, per_mask_x: int, last_word: wp.uint32,
                  listed: wp.array2d(dtype=wp.uint32), counts: wp.array(dtype=wp.int32)):
-    column = first + wp.tid()
-    y = column // columns
-    x = column % columns
-    rows = listed.shape[0] // columns
-    words = mask.shape[2]
-    y0 = wp.max(y - 1, 0) // per_mask_y
-    y1 = wp.min(y + 1, rows - 1) // per_mask_y
-    x0 = wp.max(x - 1, 0) // per_mask_x
-    x1 = wp.min(x + 1, columns - 1) // per_mask_x
-    count = int(0)
-    below = wp.uint32(0)
-    here = mask[y0, x0, 0] | mask[y0, x1, 0] | mask[y1, x0, 0] | mask[y1, x1, 0]
-    for word in range(words):
-        above = wp.uint32(0)
-        if word + 1 < words:
-            above = mask[y0, x0, word + 1] | mask[y0, x1, word + 1] | mask[y1, x0, word + 1] | mask[y1, x1, word + 1]
-        # The cells beside an occupied one are listed, too.
-        near = here | (here << wp.uint32(1)) | (here >> wp.uint32(1)) | (below >> wp.uint32(31)) | (above << wp.uint32(31))
-        if word + 1 == words:
-            near = near & last_word
-        listed[column, 2 * word + 1] = near
-        count += count_bits(near)
-        below = here
-        here = above
-    counts[column] = count
+    _mark_column(first + wp.tid(), mask, columns, per_mask_y, per_mask_x, last_word, listed, counts)
 
 
 @cache
@@ -199,7 +202,8 @@ class FeatureReadout:
         mask_rows, mask_columns, _ = self.grid.mask_cells_YXZ
         last_word = wp.uint32(2**(layers - 32 * (words_of(layers) - 1)) - 1)
         launch_rows(_mark_kernel, rows * columns, [
-            mask.bits, columns, rows // mask_rows, columns // mask_columns, last_word, self.listed, self.counts], self.device)
+            mask.bits, columns, rows // mask_rows, columns // mask_columns, last_word, self.listed, self.counts], self.device,
+            parts_per_core=1)
         wp.utils.array_scan(self.counts, self.ends)
         if self._memory.may_read:
             self.grow(self.total())

@@ -5,8 +5,7 @@
 In: the decoder's pooled logits and a threshold, or a mask that is given. Out: one bit per cell, a column of cells in one or two words.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: Warp reads the annotations of native functions as values.
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,27 @@ from copilot4d_core.grid import BoolArray, Grid
 from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
 
 
+@wp.func_native("""
+    const int words = bits.shape[2], layers = logits.shape[2];
+    const float* from = logits.data + static_cast<size_t>(column) * layers;
+    for (int word = 0; word < words; ++word) {
+        unsigned int value = 0u;
+        if (layers - 32 * word >= 32) {  // a number that is known beforehand becomes vector instructions
+            for (int z = 0; z < 32; ++z) value |= (from[32 * word + z] > threshold ? 1u : 0u) << z;
+        } else {
+            for (int z = 0; z < layers - 32 * word; ++z) value |= (from[32 * word + z] > threshold ? 1u : 0u) << z;
+        }
+        bits.data[static_cast<size_t>(column) * words + word] = value;
+    }
+""")
+def _threshold_column(column: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32)):
+    """The bits of one column of cells."""
+    ...
+
+
 @wp.kernel
 def _threshold_kernel(first: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32)):
-    column = first + wp.tid()
-    y = column // logits.shape[1]
-    x = column % logits.shape[1]
-    for word in range(bits.shape[2]):
-        value = wp.uint32(0)
-        for z in range(32 * word, wp.min(32 * word + 32, logits.shape[2])):
-            if logits[y, x, z] > threshold:
-                value = value | (wp.uint32(1) << wp.uint32(z & 31))
-        bits[y, x, word] = value
+    _threshold_column(first + wp.tid(), logits, threshold, bits)
 
 
 def kernels() -> list[wp.Kernel]:
@@ -57,7 +66,7 @@ class SkipMask:
     def fill_from_logits(self, logits: Any) -> None:
         """Mask of the decoder, from a Warp array (Y, X, Z) float32; on a GPU only enqueues."""
         rows, columns, _ = self.grid.mask_cells_YXZ
-        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.bits], self.device)
+        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.bits], self.device, parts_per_core=1)
 
     def fill(self, mask_YXZ: BoolArray) -> None:
         """A given mask, such as the ground truth.
