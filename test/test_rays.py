@@ -106,6 +106,28 @@ def test_no_empty_beam_is_next_to_a_return() -> None:
     assert np.array_equal(sky.reshape(64, 1024), ~touched & (directions[..., 2] > 0) & hit.any(axis=0))
 
 
+def test_beams_that_look_at_the_own_vehicle_are_empty_and_single_lost_ones_are_not() -> None:
+    pattern = SphericalPattern(64, 1024, -25.0, 15.0)
+    directions = pattern.rays(ORIGIN).directions.reshape(64, 1024, 3)
+    hit = np.zeros((64, 1024), dtype=bool)
+    hit[30:] = True  # ground
+    hit[0, ::2] = True  # the highest beam, so that the pattern comes back
+    hit[50:60, 100:300] = False  # the bonnet
+    hit[40:44, 700:704] = False  # a black car, too small to be told from lost beams
+    hit[::7, ::5] = False  # lost beams
+    empty = empty_rays(scan_of(directions[hit] * np.float32(10)), GRID)
+    called = np.zeros(64 * 1024, dtype=bool)
+    called[pattern.pixels(empty.directions, ORIGIN)[0]] = True
+    around, touched = np.pad(hit, ((2, 2), (0, 0))), np.zeros_like(hit)
+    for down in range(5):
+        for aside in range(-2, 3):
+            touched |= np.roll(around, aside, axis=1)[down:down + 64]
+    called = called.reshape(64, 1024)
+    below = np.arange(64) >= 30
+    assert np.array_equal(called[below], ~touched[below])
+    assert called[52:58, 102:298].all() and np.count_nonzero(called[below]) == 6 * 196
+
+
 def test_returns_outside_the_region_are_empty_beams() -> None:
     points_m = np.array([[60, 0, 0], [0, 50, 1], [10, 0, 0]], dtype=np.float32)
     assert np.allclose(empty_rays(scan_of(points_m), GRID).directions, [[1, 0, 0], [0, 1 / np.sqrt(1.0004), 0.02]], atol=1e-3)

@@ -26,6 +26,9 @@ NEAR_M = 5.0
 ROW_SHARE = 0.05
 """Share of the columns in which a row must have returns to count as a row of the sensor."""
 
+HOLE_ROW_SHARE = 0.3
+"""The same for a row below the horizon; what looks at the own vehicle there may hide most of it."""
+
 BESIDE_DEG = 0.35
 """Beams of a given sensor so near to a return are not called empty, however fine its columns are: one column of `PATTERN_COLUMNS`."""
 
@@ -57,8 +60,9 @@ def rays_from_points(points_m: FloatArray, origin_m: FloatArray) -> tuple[Rays, 
 def empty_rays(scan: Scan, grid: Grid, pattern: BeamPattern | None = None) -> Rays:
     """Beams that met nothing inside the region: they teach a model where the air is.
 
-    Two kinds: beams whose return lies outside the region, and beams above the horizon in each sensor's own pattern
-    (fitted to what it saw) with no return of any sensor in their 3x3 neighbourhood.
+    Three kinds: beams whose return lies outside the region; beams above the horizon in each sensor's own pattern (fitted to what it saw)
+    with no return of any sensor in their 3x3 neighbourhood; and beams below it with none in their 5x5 neighbourhood, as where the own
+    vehicle stands in the way: a single beam that is lost there met a dark or wet surface, a hole in the scan is one in what it shows.
 
     Args:
         scan: points in the sensor's frame, whose origins lie inside the region.
@@ -74,7 +78,10 @@ def empty_rays(scan: Scan, grid: Grid, pattern: BeamPattern | None = None) -> Ra
                          f"{grid.maximum_m.tolist()}, got {scan.origins_m.tolist()}")
     outside = ~grid.inside(scan.points_m)
     beyond, _ = rays_from_points(scan.points_m[outside], scan.point_origins_m[outside])
-    kinds = [beyond, *(_sky_rays(pattern, scan.points_of(number), scan.points_m, origin_m) for number, origin_m in enumerate(scan.origins_m))]
+    kinds = [beyond]
+    for number, origin_m in enumerate(scan.origins_m):
+        own_m = scan.points_of(number)
+        kinds += [_sky_rays(pattern, own_m, scan.points_m, origin_m), _hole_rays(own_m, scan.points_m, origin_m)]
     return Rays(np.concatenate([rays.origins_m for rays in kinds]), np.concatenate([rays.directions for rays in kinds]))
 
 
@@ -97,6 +104,17 @@ def _fitted_sky_rays(own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray)
     return Rays(rays.origins_m[sky.ravel()], rays.directions[sky.ravel()])
 
 
+def _hole_rays(own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Rays:
+    # Near returns tell where the beams look, too: what stands in the way of the lowest ones is near.
+    pattern = _sensor_pattern(own_m, origin_m)
+    if pattern is None:
+        return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
+    rays = pattern.rays(origin_m)
+    looks = _rows_that_look(grown(_hits(pattern, own_m, origin_m), columns=0), HOLE_ROW_SHARE)
+    hole = ~grown(grown(_hits(pattern, all_m, origin_m))) & looks & (rays.directions[:, 2] < 0).reshape(looks.shape)
+    return Rays(rays.origins_m[hole.ravel()], rays.directions[hole.ravel()])
+
+
 def _sky_rays_of(pattern: BeamPattern, own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Rays:
     rays = pattern.rays(origin_m)
     looks = (rays.directions[:, 2] > 0) & np.tile(_hits(pattern, own_m, origin_m).any(axis=0), pattern.rows)
@@ -109,10 +127,10 @@ def _hits(pattern: SphericalPattern | BeamPattern, points_m: FloatArray, origin_
     return np.asarray(np.isfinite(pattern.range_image(points_m, origin_m)))
 
 
-def _rows_that_look(hit: BoolArray) -> BoolArray:
+def _rows_that_look(hit: BoolArray, share: float = ROW_SHARE) -> BoolArray:
     """Pixels in rows and columns where the sensor has beams at all: (rows, columns) bool."""
     columns = np.asarray(hit.any(axis=0))
-    rows = np.count_nonzero(hit, axis=1) >= ROW_SHARE * np.count_nonzero(columns)
+    rows = np.count_nonzero(hit, axis=1) >= share * np.count_nonzero(columns)
     return np.asarray(rows[:, None] & columns[None, :])
 
 
