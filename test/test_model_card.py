@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_prior_and_surprise_are_shown_where_they_were_measured(runs: Path, tmp_p
     (tmp_path / "costs.json").write_text(json.dumps({**costs, "model_id": "another"}))
     with pytest.raises(ValueError, match=f"expected costs of {model_id}, got those of another"):
         model_card(sources(runs, prior_costs=tmp_path / "costs.json"))
+
+
+def test_a_run_that_was_stopped_is_said_to_be(runs: Path, tmp_path: Path) -> None:
+    stopped = tmp_path / "first"
+    shutil.copytree(runs / "first", stopped)
+    (stopped / "run.json").write_text(json.dumps({**json.loads((stopped / "run.json").read_text()), "steps": 3}))
+    text = model_card(sources(runs)._replace(runs=[stopped, runs / "second"]))
+    assert "1. `first`: 3 of 4 steps, where it was stopped, of 1 scan, from random numbers" in text
+    assert "--data drive  # until step 3\n" in text and "# until step 4" not in text
 
 
 def test_weights_that_a_run_started_from_are_named_with_their_own_card(runs: Path, tmp_path: Path) -> None:

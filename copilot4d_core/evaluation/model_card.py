@@ -149,8 +149,11 @@ def _start(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
 def _schedule(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     training, quantizer = run["config"]["training"], run["config"]["quantizer"]
     minutes = run["seconds"] / 60
-    scans = training["steps"] * training["batch_scans"]
-    return (f"{training['steps']:,} steps of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {_start(run, notes)}; "
+    scans = run["steps"] * training["batch_scans"]
+    done = f"{run['steps']:,} steps"
+    if run["steps"] < training["steps"]:
+        done = f"{run['steps']:,} of {training['steps']:,} steps, where it was stopped,"
+    return (f"{done} of {training['batch_scans']} scan{'s' if training['batch_scans'] > 1 else ''}, from {_start(run, notes)}; "
             f"up to {training['rays_per_scan']:,} rays of returns and {training['empty_rays_per_scan']:,} beams that returned nothing a scan; "
             f"optimiser {training['optimizer']}, rate {training['learning_rate']:g} after {training['warmup_steps']} steps of warm-up, a cosine to "
             f"0, gradient clip {training['gradient_clip']:g}; quantiser {quantizer['kind']} ({quantizer['update']}), codes from step "
@@ -168,7 +171,8 @@ def _commands(runs: Sequence[Mapping[str, Any]]) -> str:
         if run["start"] is not None:
             start = run["start"]
             command += f" --start runs/{start['run']}/{start['file']}" if "run" in start else f" --start {start['model_id']}.safetensors"
-        lines.append(command + " --data " + " ".join(source["name"] for source in run["data"] if source["name"] != "simulated"))
+        stopped = f"  # until step {run['steps']:,}" if run["steps"] < run["config"]["training"]["steps"] else ""
+        lines.append(command + " --data " + " ".join(source["name"] for source in run["data"] if source["name"] != "simulated") + stopped)
     lines += ["```", "", "with these settings:", "", "```"]
     for run in runs:
         lines += [f"# {run['name']}.yaml", yaml.safe_dump(_differences(run["config"]), sort_keys=False, default_flow_style=None).strip()]
