@@ -259,6 +259,6 @@ def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: 
     rows, columns, layers = grid.feature_cells_YXZ
     settings = grid.config.rendering
     launch_rows(_march_kernel(cells.hidden_dim, Rows(out.shape[0])), rays, [
-        origins, directions, mask_grid(mask.bits, grid), settings.step_m, settings.max_samples, settings.stop_transmittance,
+        origins, directions, mask_grid(mask), settings.step_m, settings.max_samples, settings.stop_transmittance,
         max(0.5, settings.opacity_threshold), wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed,
         cells.hidden, cells.output, cells.output_bias, out], device)

@@ -53,7 +53,7 @@ def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.
 def _mask_grid(mask_YXZ: BoolArray, grid: Grid) -> MaskGrid:
     mask = SkipMask(grid)
     mask.fill(mask_YXZ)
-    return mask_grid(mask.bits, grid)
+    return mask_grid(mask)
 
 
 def sample_rays(origins_R3: FloatArray, directions_R3: FloatArray, mask_YXZ: BoolArray, grid: Grid, jitter_R: FloatArray) -> RaySamples:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.native import NATIVE
+from copilot4d_core.kernels.skip_mask import SkipMask
 
 
 @wp.struct
@@ -22,17 +22,19 @@ class MaskGrid:
     """The skip mask and its geometry in metres; triples are x, y, z."""
 
     bits: wp.array3d(dtype=wp.uint32)
+    tops: wp.array2d(dtype=wp.float32)
     low: wp.vec3
     high: wp.vec3
     cell: wp.vec3
     shape: wp.vec3i
 
 
-def mask_grid(bits: Any, grid: Grid) -> MaskGrid:
-    """The bits of a `SkipMask` with their geometry."""
+def mask_grid(mask: SkipMask) -> MaskGrid:
+    """The mask with its geometry."""
+    grid = mask.grid
     rows, columns, layers = grid.mask_cells_YXZ
     result = MaskGrid()
-    result.bits = bits
+    result.bits, result.tops = mask.bits, mask.tops
     result.low = wp.vec3(*map(float, grid.minimum_m))
     result.high = wp.vec3(*map(float, grid.maximum_m))
     result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
@@ -151,11 +153,38 @@ _WALK = """
     const bool up = course.layer_slope > 0.0f;
     const float end = course.end, layer_start = course.layer_start, layer_slope = course.layer_slope;
     const float spacing_x = course.spacing_x, spacing_y = course.spacing_y;
-    const int step_x = course.step_x, step_y = course.step_y, next_row = course.step_y * columns * words, next_column = course.step_x * words;
+    const int step_x = course.step_x, step_y = course.step_y;
     int x = walk.x, y = walk.y, z = walk.z;
     float next_x = walk.next_x, next_y = walk.next_y, distance = walk.distance;
-    const unsigned int* column = mask.bits.data + (y * columns + x) * words;
+    const float* top_of = mask.tops.data + (y * columns + x);
     while (distance < end) {
+        if (occupied) {
+            // Over everything in a column: the next one, before anything is looked at. Most of a ray's way is such.
+            const float* const before = top_of;
+            while (distance < end) {
+                const float face = next_x < next_y ? next_x : next_y, leave = face < end ? face : end;
+                if (MULTIPLY_ADD(up ? distance : leave, layer_slope, layer_start) < *top_of) break;
+                distance = leave;
+                if (next_x <= next_y) {
+                    x += step_x;
+                    top_of += step_x;
+                    next_x += spacing_x;
+                } else {
+                    y += step_y;
+                    top_of += step_y * columns;
+                    next_y += spacing_y;
+                }
+                if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns)
+                    || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows)) distance = end;
+            }
+            if (distance >= end) break;
+            if (top_of != before) {
+                int layer = static_cast<int>(FLOOR(MULTIPLY_ADD(distance, layer_slope, layer_start)));
+                layer = layer < 0 ? 0 : layer > top ? top : layer;
+                z = up ? (layer > z ? layer : z) : (layer < z ? layer : z);
+            }
+        }
+        const unsigned int* const column = mask.bits.data + (y * columns + x) * words;
         const bool along_x = next_x <= next_y;
         const float face = next_x < next_y ? next_x : next_y, leave = face < end ? face : end;
         int last = static_cast<int>(FLOOR(MULTIPLY_ADD(leave, layer_slope, layer_start)));
@@ -187,11 +216,11 @@ _WALK = """
         z = last;
         if (along_x) {
             x += step_x;
-            column += next_column;
+            top_of += step_x;
             next_x += spacing_x;
         } else {
             y += step_y;
-            column += next_row;
+            top_of += step_y * columns;
             next_y += spacing_y;
         }
         if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns) || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows))

@@ -13,9 +13,11 @@ import warp as wp
 
 from copilot4d_core.grid import BoolArray, Grid
 from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
+from copilot4d_core.kernels.native import NATIVE
 
 
-@wp.func_native("""
+@wp.func_native(NATIVE + """
+    float top = 0.0f;
     const int words = bits.shape[2], layers = logits.shape[2];
     const float* from = logits.data + static_cast<size_t>(column) * layers;
     for (int word = 0; word < words; ++word) {
@@ -26,16 +28,20 @@ from copilot4d_core.kernels.launch import CPU_MEMORY, Memory, launch_rows
             for (int z = 0; z < layers - 32 * word; ++z) value |= (from[32 * word + z] > threshold ? 1u : 0u) << z;
         }
         bits.data[static_cast<size_t>(column) * words + word] = value;
+        if (value) top = static_cast<float>(32 * word + HIGHEST_BIT(static_cast<unsigned long long>(value)) + 1);
     }
+    tops.data[column] = top;
 """)
-def _threshold_column(column: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32)):
-    """The bits of one column of cells."""
+def _threshold_column(column: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32),
+                      tops: wp.array2d(dtype=wp.float32)):
+    """One column of cells."""
     ...
 
 
 @wp.kernel
-def _threshold_kernel(first: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32)):
-    _threshold_column(first + wp.tid(), logits, threshold, bits)
+def _threshold_kernel(first: int, logits: wp.array3d(dtype=wp.float32), threshold: float, bits: wp.array3d(dtype=wp.uint32),
+                      tops: wp.array2d(dtype=wp.float32)):
+    _threshold_column(first + wp.tid(), logits, threshold, bits, tops)
 
 
 def kernels() -> list[wp.Kernel]:
@@ -60,13 +66,15 @@ class SkipMask:
         rows, columns, layers = grid.mask_cells_YXZ
         self.bits = memory.array((rows, columns, words_of(layers)), wp.uint32)
         """(Y, X, words of 32 layers) uint32: layer z is bit z % 32 of word z // 32. So small that it stays in a core's fastest memory."""
+        self.tops = memory.array((rows, columns), wp.float32)
+        """(Y, X) float32: layers of a column up to its highest cell that is in the mask; 0 for none."""
         settings = grid.config.spatial_skip
         self._logit_threshold = float(np.log(settings.threshold / (1 - settings.threshold))) if settings.enabled else -np.inf
 
     def fill_from_logits(self, logits: Any) -> None:
         """Mask of the decoder, from a Warp array (Y, X, Z) float32; on a GPU only enqueues."""
         rows, columns, _ = self.grid.mask_cells_YXZ
-        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.bits], self.device, parts_per_core=1)
+        launch_rows(_threshold_kernel, rows * columns, [logits, self._logit_threshold, self.bits, self.tops], self.device, parts_per_core=1)
 
     def fill(self, mask_YXZ: BoolArray) -> None:
         """A given mask, such as the ground truth.
@@ -79,3 +87,5 @@ class SkipMask:
         packed = np.zeros((*mask_YXZ.shape[:2], 4 * self.bits.shape[2]), dtype=np.uint8)
         packed[:, :, :-(-mask_YXZ.shape[2] // 8)] = np.packbits(mask_YXZ, axis=2, bitorder="little")
         self.bits.assign(packed.view("<u4"))
+        layers = np.arange(1, mask_YXZ.shape[2] + 1, dtype=np.float32)
+        self.tops.assign((mask_YXZ * layers).max(axis=2))
