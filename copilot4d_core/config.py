@@ -272,7 +272,7 @@ class TrainingConfig:
     batch_scans: int = 16
     rays_per_scan: int = 4096
     empty_rays_per_scan: int = 512
-    """Beams of the sensor's pattern that returned nothing; they teach opacity 0."""
+    """Beams that returned nothing (`data/rays.py`); they teach opacity 0."""
     render_predicted_mask: bool = True
     """Also sample cells that the skip branch itself predicts, beside the paper's ground-truth mask, so that the
     occupancy is taught in the cells that are rendered when deployed."""
@@ -320,8 +320,8 @@ def _mini() -> Config:
         grid=GridConfig(x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0, voxel_x_m=0.3125, voxel_y_m=0.3125, patch_voxels=2),
         bev_pooling=BEVPoolingConfig(dim=32, z_embedding_dim=16),
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
-        quantizer=QuantizerConfig(codebook_dim=128, blank_token=True),
-        spatial_skip=SpatialSkipConfig(pool_voxels=4),
+        quantizer=QuantizerConfig(codebook_dim=128, bank_occupied_share=0.9, blank_token=True),
+        spatial_skip=SpatialSkipConfig(pool_voxels=2),
         rendering=RenderingConfig(step_m=0.35),
         loss=LossConfig(opacity_weight=0.3, likelihood_weight=1.5),
         training=TrainingConfig(optimizer=OptimizerKind.MUON, learning_rate=2e-3, warmup_steps=200, steps=8_000, batch_scans=1,

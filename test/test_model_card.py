@@ -88,9 +88,10 @@ def test_prior_and_surprise_are_shown_where_they_were_measured(runs: Path, tmp_p
 def test_a_run_that_was_stopped_is_said_to_be(runs: Path, tmp_path: Path) -> None:
     stopped = tmp_path / "first"
     shutil.copytree(runs / "first", stopped)
-    (stopped / "run.json").write_text(json.dumps({**json.loads((stopped / "run.json").read_text()), "steps": 3}))
+    (stopped / "run.json").write_text(json.dumps({**json.loads((stopped / "run.json").read_text()), "steps": 3, "processes": 2}))
     text = model_card(sources(runs)._replace(runs=[stopped, runs / "second"]))
     assert "1. `first`: 3 of 4 steps, where it was stopped, of 1 scan, from random numbers" in text
+    assert "torchrun --nproc-per-node 2 -m -- copilot4d_core.cli train --config first.yaml" in text and "\ncopilot4d train --config second" in text
     assert "--data drive  # until step 3\n" in text and "# until step 4" not in text
 
 

@@ -164,7 +164,9 @@ def _schedule(run: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
 def _commands(runs: Sequence[Mapping[str, Any]]) -> str:
     lines = ["```"]
     for run in runs:
-        command = f"copilot4d train --config {run['name']}.yaml --out runs/{run['name']}"
+        number = run["processes"]
+        program = "copilot4d" if number == 1 else f"torchrun --nproc-per-node {number} -m -- copilot4d_core.cli"
+        command = f"{program} train --config {run['name']}.yaml --out runs/{run['name']}"
         if run["simulated"]:
             command += f" --simulate {run['simulated']['percent']}"
             command += " ".join([" --simulate-sensors", *run["simulated"]["sensors"]]) if run["simulated"]["sensors"] else ""

@@ -19,7 +19,7 @@ BASELINE: dict[str, dict[str, Any]] = {
     "quantizer": {"kind": "vq", "levels": [], "estimator": "straight_through", "codebook_size": 1024, "codebook_dim": 32, "update": "ema",
                   "kmeans_bank": True, "bank_occupied_share": 0.5, "blank_token": True},
     "rendering": {"step_m": 0.25},
-    "spatial_skip": {"enabled": True},
+    "spatial_skip": {"enabled": True, "pool_voxels": 4},
     "loss": {"concentration_eps_m": 0.4, "opacity_weight": 0.1, "likelihood_weight": 0.0},
     "training": {"seed": 0, "optimizer": "muon", "learning_rate": 2e-3, "rays_per_scan": 2048, "empty_rays_per_scan": 256},
 }
@@ -49,6 +49,9 @@ def _quantizer(name: str, why: str, **changes: Any) -> Setting:
     return Setting(name, {"quantizer": changes}, why)
 
 
+_MINI: dict[str, dict[str, Any]] = {"quantizer": {"codebook_dim": 128}, "rendering": {"step_m": 0.35},
+                                    "loss": {"opacity_weight": 0.3, "likelihood_weight": 1.5}}
+
 SETTINGS = (
     Setting("baseline", {}, "1,024 codes of 32 channels, moving averages, K-Means bank half from occupied cells, skip, eps 0.4 m, opacity term"),
     Setting("seed 1", {"training": {"seed": 1}}, "the baseline with other random numbers: differences below this one's decide nothing"),
@@ -76,8 +79,9 @@ SETTINGS = (
     _likelihood(0.5, 0.35),
     _likelihood(5.0, 0.35),
     _likelihood(15.0, 0.35),
-    Setting("mini", {"quantizer": {"codebook_dim": 128}, "rendering": {"step_m": 0.35}, "loss": {"opacity_weight": 0.3, "likelihood_weight": 1.5}},
-            "today's preset; the opacity term grew with the likelihood"),
+    Setting("mini, coarse mask", _MINI, "all that won together, with mask cells as wide as a token; the opacity term grew with the likelihood"),
+    Setting("mini", {**_MINI, "quantizer": {"codebook_dim": 128, "bank_occupied_share": 0.9}, "spatial_skip": {"pool_voxels": 2}},
+            "today's preset: mask cells half as wide, and nine tenths of the bank from occupied cells"),
     Setting("no spatial skip", {"spatial_skip": {"enabled": False}, "rendering": {"max_samples": 600}},
             "rays sampled everywhere inside the region, in training and when judged"),
 )

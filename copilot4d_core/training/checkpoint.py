@@ -75,7 +75,8 @@ def start_from(path: Path, module: TrainingModule) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     mine, theirs = dict_from_config(module.config), dict_from_config(stored_config(path, header))
     for tree in (mine, theirs):
-        del tree["quantizer"]["blank_token"]  # changes no tensor: a run may start from a model that does without
+        for key in ("blank_token", "bank_occupied_share"):  # they change no tensor: a run may start from a model with others
+            del tree["quantizer"][key]
     different = [section for section in MODEL_SECTIONS if theirs[section] != mine[section]]
     if different:
         raise ValueError(f"{path}: expected a model with the settings of this run, the sections {', '.join(different)} differ")
