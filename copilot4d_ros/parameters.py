@@ -143,7 +143,7 @@ class TokenizerParameters(ModelParameters):
                               "(encode).", choices=("skip", "encode"), live=True)
     surprise_period_s: float = parameter(0.0, "Seconds between two looks at how badly the tokens explain a scan; a look costs one decoding where "
                                          "nothing is rendered anyway. 0: never.", 0, 3600, live=True)
-    surprise_warn_m: float = parameter(0.6, "Warn when that is worse: scans unlike the training data (fits the weights in the package).", 0, 1,
+    surprise_warn_m: float = parameter(0.58, "Warn when that is worse: scans unlike the training data (fits the weights in the package).", 0, 1,
                                        live=True)
 
 

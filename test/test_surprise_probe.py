@@ -108,7 +108,7 @@ def test_the_node_warns_of_scans_that_its_tokens_do_not_explain(client: NodeClie
     client.wait(lambda: said([[5.75, 0.0, 0.0]], "", "", OK), "no surprise unless it is asked for")
     assert client.set_parameter("surprise_period_s", 0.001).successful
     client.wait(lambda: said([[5.75, 0.0, 0.0]], "0.250", "", OK), "a known scan")
-    client.wait(lambda: said([[3.0, 0.0, 0.0]], "1.000", "unlike the training data: surprise 1.00 m, surprise_warn_m is 0.6", WARN), "a warning")
+    client.wait(lambda: said([[3.0, 0.0, 0.0]], "1.000", "unlike the training data: surprise 1.00 m, surprise_warn_m is 0.58", WARN), "a warning")
     client.wait(lambda: said([[5.75, 0.0, 0.0]], "0.250", "", OK), "and its end")
     assert client.set_parameter("surprise_warn_m", 0.2).successful
     client.wait(lambda: said([[5.75, 0.0, 0.0]], "0.250", "surprise_warn_m is 0.2", WARN), "another bar")

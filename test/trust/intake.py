@@ -65,7 +65,8 @@ class Intake:
         if not reading.problems:
             check_reader(message, reading)
         try:
-            frame = self._processor.process(message, TURN if turn else NOTHING)
+            scan = self._processor.encode(message)
+            self._processor.render(scan, TURN if turn else NOTHING)
         except RejectedCloudError as error:
             return self._check_refusal(error, reading, most, on_empty)
         except Exception as error:
@@ -73,9 +74,10 @@ class Intake:
         if reading.problems:
             raise WrongError(f"read, although it is wrong: {reading.problems}")
         points = thinned(reading.points, most)
-        self._check_tokens(frame.tokens, points, on_empty)
-        if (frame.points_in_region, frame.points_dropped) != (sum(map(is_inside, points)), reading.dropped):
-            raise WrongError(f"{frame.points_in_region} points in the region and {frame.points_dropped} dropped, the oracle counts otherwise")
+        self._check_tokens(scan.tokens, points, on_empty)
+        in_region = int(np.count_nonzero(scan.inside))
+        if (in_region, scan.points_dropped) != (sum(map(is_inside, points)), reading.dropped):
+            raise WrongError(f"{in_region} points in the region and {scan.points_dropped} dropped, the oracle counts otherwise")
         return "tokens"
 
     def tokens_of(self, points_m: FloatArray) -> TokenArray:
