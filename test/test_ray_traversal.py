@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""The walk through columns of any number of layers, beside one that goes cell by cell, and rays that stop looking behind their surface."""
+"""The walk through columns of any number of layers, beside one that goes cell by cell, and the two ways to a skip mask."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import warp as wp
 
 from copilot4d_core.benchmark.plain_torch import sample_distances
 from copilot4d_core.config import preset
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.launch import CPU
 from copilot4d_core.kernels.ray_samples import sample_rays
+from copilot4d_core.kernels.skip_mask import SkipMask
 
 
 def grid_of(layers: int) -> Grid:
@@ -42,3 +45,15 @@ def test_columns_of_bits_give_the_samples_of_a_walk_from_cell_to_cell(layers: in
     assert same.mean() > 0.99
     longest = min(fast.distance_RS.shape[1], distance.shape[1])
     assert np.quantile(np.abs(fast.distance_RS[same, :longest] - distance.numpy()[same, :longest]).max(axis=1), 0.999) < 1e-3
+
+
+@pytest.mark.parametrize("layers", [1, 31, 32, 33, 64, 65, 150])
+def test_a_mask_from_logits_is_the_given_one(layers: int) -> None:
+    grid, rng = grid_of(layers), np.random.default_rng(layers)
+    mask = rng.random(grid.mask_cells_YXZ) < min(0.5, 2 / layers)
+    given, predicted = SkipMask(grid), SkipMask(grid)
+    given.fill(mask)
+    predicted.fill_from_logits(wp.array(np.where(mask, 9.0, -9.0).astype(np.float32), dtype=wp.float32, ndim=3, device=CPU))
+    assert np.array_equal(given.bits.numpy(), predicted.bits.numpy()) and np.array_equal(given.tops.numpy(), predicted.tops.numpy())
+    highest = [max(np.flatnonzero(column) + 1, default=0) for column in mask.reshape(-1, layers)]
+    assert given.tops.numpy().ravel().tolist() == highest and 0 in highest

@@ -167,12 +167,12 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
         z_start = (wp.float64(origin[2]) - wp.float64(mask.low[2])) / wp.float64(size[2]) - wp.float64(0.5)
         span = region_entry(origin, direction, mask.low, mask.high)
         if span[1] > span[0]:
-            course = course_of(origin, direction, span[1], mask)
-            ahead = course_of(origin, direction, span[1], mask)
-            walk = next_run(start_walk(origin, direction, span[0], mask), course, mask)
-            while walk.distance < course.end and count < limit and going:
+            course = course_of(origin, direction, mask)
+            end = span[1]
+            walk = next_run(start_walk(origin, direction, span[0], mask), course, end, mask)
+            while walk.distance < end and count < limit and going:
                 begin = walk.distance
-                walk = past_run(walk, course, mask)
+                walk = past_run(walk, course, end, mask)
                 number = samples_in_run(begin, walk.distance, step)
                 spacing = (walk.distance - begin) / float(number)
                 k = int(0)
@@ -214,12 +214,13 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                     going = clear > stop
                     if depth_only:
                         going = going and not is_known(median, least)
-                if depth_only:
-                    # What lies further behind the surface changes nothing, so that nothing is looked for there.
-                    ahead.end = wp.min(course.end, needed_to(median, least))
                 if going:
-                    walk = next_run(walk, ahead, mask)
-                    going = walk.distance < ahead.end
+                    needed = end
+                    if depth_only:
+                        # What lies further behind the surface changes nothing, so that nothing is looked for there.
+                        needed = wp.min(end, needed_to(median, least))
+                    walk = next_run(walk, course, needed, mask)
+                    going = walk.distance < needed
         if depth_only:
             out[0, i] = wp.where(median.total >= least, median_distance(median), wp.float32(wp.nan))
         else:

@@ -35,18 +35,19 @@ def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.
     count = int(0)
     span = region_entry(origins[i], directions[i], mask.low, mask.high)
     if span[1] > span[0]:
-        course = course_of(origins[i], directions[i], span[1], mask)
-        walk = next_run(start_walk(origins[i], directions[i], span[0], mask), course, mask)
-        while walk.distance < course.end and count < limit:
+        end = span[1]
+        course = course_of(origins[i], directions[i], mask)
+        walk = next_run(start_walk(origins[i], directions[i], span[0], mask), course, end, mask)
+        while walk.distance < end and count < limit:
             begin = walk.distance
-            walk = past_run(walk, course, mask)
+            walk = past_run(walk, course, end, mask)
             number = samples_in_run(begin, walk.distance, step)
             spacing = (walk.distance - begin) / float(number)
             taken = wp.min(number, limit - count)
             for k in range(taken):
                 distance[i, count + k] = begin + (float(k) + jitter[i]) * spacing
             count += taken
-            walk = next_run(walk, course, mask)
+            walk = next_run(walk, course, end, mask)
     counts[i] = count
 
 

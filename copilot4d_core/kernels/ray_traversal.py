@@ -57,8 +57,6 @@ class Course:
     """Height in layers at the origin, and how many are crossed a metre."""
     layer_spacing: float
     """Metres from layer to layer; negative downwards."""
-    end: float
-    """Metres to where the ray leaves the region."""
 
 
 @wp.struct
@@ -74,7 +72,7 @@ class Walk:
     next_x: float
     next_y: float
     distance: float
-    """Where the ray entered the current cell; the end of the course once it has left the region."""
+    """Where the ray entered the current cell; the end of the walk once it is reached, or the ray has left the region."""
 
 
 @wp.func
@@ -118,8 +116,8 @@ def cell_at(position: float, low: float, size: float, cells: int):
 
 
 @wp.func
-def course_of(origin: wp.vec3, direction: wp.vec3, end: float, mask: MaskGrid):
-    """What stays the same along a ray that leaves the region at `end`."""
+def course_of(origin: wp.vec3, direction: wp.vec3, mask: MaskGrid):
+    """What stays the same along a ray."""
     course = Course()
     course.step_x = wp.where(direction[0] > 0.0, 1, -1)
     course.step_y = wp.where(direction[1] > 0.0, 1, -1)
@@ -129,7 +127,6 @@ def course_of(origin: wp.vec3, direction: wp.vec3, end: float, mask: MaskGrid):
     course.layer_slope = direction[2] / mask.cell[2]
     if wp.abs(direction[2]) >= 1.0e-9:
         course.layer_spacing = mask.cell[2] / direction[2]
-    course.end = end
     return course
 
 
@@ -151,45 +148,41 @@ _WALK = """
     const int columns = mask.shape.c[0], rows = mask.shape.c[1], top = mask.shape.c[2] - 1, words = mask.bits.shape[2];
     const unsigned long long other = occupied ? 0ull : ~0ull;
     const bool up = course.layer_slope > 0.0f;
-    const float end = course.end, layer_start = course.layer_start, layer_slope = course.layer_slope;
-    const float spacing_x = course.spacing_x, spacing_y = course.spacing_y;
-    const int step_x = course.step_x, step_y = course.step_y;
     int x = walk.x, y = walk.y, z = walk.z;
     float next_x = walk.next_x, next_y = walk.next_y, distance = walk.distance;
-    const float* top_of = mask.tops.data + (y * columns + x);
-    while (distance < end) {
-        if (occupied) {
-            // Over everything in a column: the next one, before anything is looked at. Most of a ray's way is such.
-            const float* const before = top_of;
-            while (distance < end) {
-                const float face = next_x < next_y ? next_x : next_y, leave = face < end ? face : end;
-                if (MULTIPLY_ADD(up ? distance : leave, layer_slope, layer_start) < *top_of) break;
-                distance = leave;
-                if (next_x <= next_y) {
-                    x += step_x;
-                    top_of += step_x;
-                    next_x += spacing_x;
-                } else {
-                    y += step_y;
-                    top_of += step_y * columns;
-                    next_y += spacing_y;
-                }
-                if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns)
-                    || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows)) distance = end;
-            }
-            if (distance >= end) break;
-            if (top_of != before) {
-                int layer = static_cast<int>(FLOOR(MULTIPLY_ADD(distance, layer_slope, layer_start)));
-                layer = layer < 0 ? 0 : layer > top ? top : layer;
-                z = up ? (layer > z ? layer : z) : (layer < z ? layer : z);
-            }
+    const auto leaves_column = [&]() {
+        const float face = next_x < next_y ? next_x : next_y;
+        return face < end ? face : end;
+    };
+    const auto height = [&](float at) { return MULTIPLY_ADD(at, course.layer_slope, course.layer_start); };
+    // Never back, whatever rounding says.
+    const auto layer_at = [&](float at) {
+        int layer = static_cast<int>(FLOOR(height(at)));
+        layer = layer < 0 ? 0 : layer > top ? top : layer;
+        return up ? (layer > z ? layer : z) : (layer < z ? layer : z);
+    };
+    const auto enter_next_column = [&](float leave) {
+        distance = leave;
+        if (next_x <= next_y) {
+            x += course.step_x;
+            next_x += course.spacing_x;
+        } else {
+            y += course.step_y;
+            next_y += course.spacing_y;
         }
+        if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns) || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows))
+            distance = end;
+    };
+    while (distance < end) {
+        const float leave = leaves_column();
+        // Over everything in a column: the next one, before anything is looked at. Most of a ray's way is such.
+        if (occupied && height(up ? distance : leave) >= mask.tops.data[y * columns + x]) {
+            enter_next_column(leave);
+            continue;
+        }
+        z = layer_at(distance);
+        const int last = layer_at(leave);
         const unsigned int* const column = mask.bits.data + (y * columns + x) * words;
-        const bool along_x = next_x <= next_y;
-        const float face = next_x < next_y ? next_x : next_y, leave = face < end ? face : end;
-        int last = static_cast<int>(FLOOR(MULTIPLY_ADD(leave, layer_slope, layer_start)));
-        last = last < 0 ? 0 : last > top ? top : last;
-        last = up ? (last > z ? last : z) : (last < z ? last : z);
         int layer = -1;
         for (int chunk = z >> 6;; chunk += up ? 1 : -1) {
             unsigned long long found = column[2 * chunk];
@@ -206,25 +199,14 @@ _WALK = """
         }
         if (layer >= 0) {
             if (layer != z) {
-                const float at = (static_cast<float>(up ? layer : layer + 1) - layer_start) * course.layer_spacing;
+                const float at = (static_cast<float>(up ? layer : layer + 1) - course.layer_start) * course.layer_spacing;
                 distance = at < distance ? distance : at > leave ? leave : at;
                 z = layer;
             }
             break;
         }
-        distance = leave;
         z = last;
-        if (along_x) {
-            x += step_x;
-            top_of += step_x;
-            next_x += spacing_x;
-        } else {
-            y += step_y;
-            top_of += step_y * columns;
-            next_y += spacing_y;
-        }
-        if (static_cast<unsigned int>(x) >= static_cast<unsigned int>(columns) || static_cast<unsigned int>(y) >= static_cast<unsigned int>(rows))
-            distance = end;
+        enter_next_column(leave);
     }
     wp::vec_t<6, wp::float32> state;
     state[0] = x, state[1] = y, state[2] = z, state[3] = next_x, state[4] = next_y, state[5] = distance;
@@ -235,14 +217,14 @@ _State: Any = wp.types.vector(length=6, dtype=wp.float32)
 
 
 @wp.func_native(NATIVE + _WALK)
-def _to_cell(walk: Walk, course: Course, mask: MaskGrid, occupied: bool) -> _State:
+def _to_cell(walk: Walk, course: Course, end: float, mask: MaskGrid, occupied: bool) -> _State:
     """The first cell from here on that is occupied or that is not."""
     ...
 
 
 @wp.func
-def _walked(walk: Walk, course: Course, mask: MaskGrid, occupied: bool):
-    state = _to_cell(walk, course, mask, occupied)
+def _walked(walk: Walk, course: Course, end: float, mask: MaskGrid, occupied: bool):
+    state = _to_cell(walk, course, end, mask, occupied)
     walk.x = int(state[0])
     walk.y = int(state[1])
     walk.z = int(state[2])
@@ -253,15 +235,15 @@ def _walked(walk: Walk, course: Course, mask: MaskGrid, occupied: bool):
 
 
 @wp.func
-def next_run(walk: Walk, course: Course, mask: MaskGrid):
-    """The walk at the first occupied cell from here on, or at the end of its course."""
-    return _walked(walk, course, mask, True)
+def next_run(walk: Walk, course: Course, end: float, mask: MaskGrid):
+    """The walk at the first occupied cell from here on, or at its end."""
+    return _walked(walk, course, end, mask, True)
 
 
 @wp.func
-def past_run(walk: Walk, course: Course, mask: MaskGrid):
+def past_run(walk: Walk, course: Course, end: float, mask: MaskGrid):
     """The walk behind the occupied cells that begin here."""
-    return _walked(walk, course, mask, False)
+    return _walked(walk, course, end, mask, False)
 
 
 @wp.func

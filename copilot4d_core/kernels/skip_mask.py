@@ -87,5 +87,5 @@ class SkipMask:
         packed = np.zeros((*mask_YXZ.shape[:2], 4 * self.bits.shape[2]), dtype=np.uint8)
         packed[:, :, :-(-mask_YXZ.shape[2] // 8)] = np.packbits(mask_YXZ, axis=2, bitorder="little")
         self.bits.assign(packed.view("<u4"))
-        layers = np.arange(1, mask_YXZ.shape[2] + 1, dtype=np.float32)
-        self.tops.assign((mask_YXZ * layers).max(axis=2))
+        empty_above = mask_YXZ[:, :, ::-1].argmax(axis=2)
+        self.tops.assign(np.where(mask_YXZ.any(axis=2), mask_YXZ.shape[2] - empty_above, 0).astype(np.float32))
