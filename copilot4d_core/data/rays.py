@@ -95,7 +95,7 @@ def _fitted_sky_rays(own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray)
     far_m = own_m[distance_m > NEAR_M]
     pattern = _sensor_pattern(far_m, origin_m)
     if pattern is None:
-        return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
+        return _no_rays()
     rays = pattern.rays(origin_m)
     looks = _rows_that_look(_hits(pattern, far_m, origin_m))
     hit = _hits(pattern, all_m, origin_m)
@@ -108,7 +108,7 @@ def _hole_rays(own_m: FloatArray, all_m: FloatArray, origin_m: FloatArray) -> Ra
     # Near returns tell where the beams look, too: what stands in the way of the lowest ones is near.
     pattern = _sensor_pattern(own_m, origin_m)
     if pattern is None:
-        return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
+        return _no_rays()
     rays = pattern.rays(origin_m)
     looks = _rows_that_look(grown(_hits(pattern, own_m, origin_m), columns=0), HOLE_ROW_SHARE)
     hole = ~grown(grown(_hits(pattern, all_m, origin_m))) & looks & (rays.directions[:, 2] < 0).reshape(looks.shape)
@@ -121,6 +121,10 @@ def _sky_rays_of(pattern: BeamPattern, own_m: FloatArray, all_m: FloatArray, ori
     sky = looks & ~grown(_hits(pattern, all_m, origin_m), math.ceil(BESIDE_DEG * pattern.columns / 360)).ravel()
     # What is nearer than the sensor's least range may be there all the same.
     return Rays(rays.origins_m[sky] + np.float32(pattern.min_range_m) * rays.directions[sky], rays.directions[sky])
+
+
+def _no_rays() -> Rays:
+    return Rays(np.zeros((0, 3), dtype=np.float32), np.zeros((0, 3), dtype=np.float32))
 
 
 def _hits(pattern: SphericalPattern | BeamPattern, points_m: FloatArray, origin_m: FloatArray) -> BoolArray:
