@@ -62,8 +62,8 @@ def test_the_command_writes_what_the_runs_wrote(runs: Path, tmp_path: Path, caps
     metrics = results["data_sets"]["drive"]
     assert f"| drive | 3 | {metrics['depth_l1_mean_m']:.2f} | {metrics['depth_l1_median_m']:.2f} |" in text
     for line in ("1. `first`: 4 steps of 1 scan, from random numbers; up to 512 rays", "2. `second`: 4 steps of 1 scan, from `first`;",
-                 "optimiser muon, rate 0.0005 after 1 steps of warm-up", "| first | drive | a made-up street | VLP-16 | 3 | 75% | free |",
-                 "| second | simulated | more of them | vlp16 | 96 | 25% | – |", "| licence | none but for tests |", "- knows one street",
+                 "optimiser muon, rate 0.0005 after 1 steps of warm-up", "| first, second | drive | a made-up street | VLP-16 | 3 | 75% | free |",
+                 "| first, second | simulated | more of them | vlp16 | 96 | 25% | – |", "| licence | none but for tests |", "- knows one street",
                  "copilot4d train --config first.yaml --out runs/first --simulate 25 --simulate-sensors vlp16 --data drive",
                  "--simulate-sensors vlp16 --start runs/first/checkpoint.safetensors --data drive",
                  "training: {learning_rate: 0.0005, warmup_steps: 1, steps: 4}"):

@@ -115,7 +115,7 @@ def _head(path: Path, model: Model, notes: Mapping[str, Any]) -> str:
 def _training(runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> str:
     described = [f"{number}. `{run['name']}`: {_schedule(run, notes)}" for number, run in enumerate(runs, 1)]
     about = _noted(notes, "data")
-    rows = []
+    runs_of: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         for source in run["data"]:
             stated = about.get(source["name"], {})
@@ -124,8 +124,10 @@ def _training(runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Any]) -> st
                 raise ValueError(f"notes: expected {', '.join(missing)} of the data {source['name']} under `data`, because {run['name']} was "
                                  "trained on it")
             sensor = stated["sensor"] if source["name"] != "simulated" or not run["simulated"]["sensors"] else ", ".join(run["simulated"]["sensors"])
-            rows.append((run["name"], source["name"], stated["what"], sensor, str(source["scans"]), f"{source['share']:.0%}", stated["terms"]))
-    table = _table(("run", "training data", "what", "sensor", "scans", "share of the examples", "terms"), rows)
+            row = (source["name"], stated["what"], sensor, str(source["scans"]), f"{source['share']:.0%}", stated["terms"])
+            runs_of.setdefault(row, []).append(run["name"])
+    table = _table(("run", "training data", "what", "sensor", "scans", "share of the examples", "terms"),
+                   [(", ".join(names), *row) for row, names in runs_of.items()])
     skip = runs[-1]["config"]["spatial_skip"]
     end = (f"A run is deterministic for one version of torch ({runs[-1]['torch']} here) and one machine type. The threshold of the skip mask is "
            f"chosen at its end: it keeps {skip['recall']:.0%} of the occupied cells of 32 training scans.")
