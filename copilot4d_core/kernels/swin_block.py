@@ -60,7 +60,7 @@ class BlockWeights(NamedTuple):
 
 
 _BLOCK = """
-    constexpr int D = C / HEADS, T = SIDE * SIDE;
+    constexpr int D = C / HEADS, T = SIDE * SIDE, WIDE = (D + 15) / 16 * 16;
     const float* at = weights.data;
     const auto next = [&](int count) { const float* here = at; at += count; return here; };
     const float *scale1 = next(C), *shift1 = next(C), *qkv_bias = next(3 * C), *qkv_matrix = next(3 * C * C);
@@ -80,46 +80,57 @@ _BLOCK = """
             for (int j = 0; j < C; j += 16) store(cell[t] + j, load(blank.data + (cell[t] - map.data) + j));
         return;
     }
-    float normed[T * C], qkv[T * 3 * C], keys[D * T], merged[T * C], hidden[T * M];
+    alignas(64) float normed[T * C], qkv[T * 3 * C], keys[T * D], values[WIDE * T], merged[T * C], hidden[T * M];
     for (int t = 0; t < T; ++t) layer_norm(cell[t], scale1, shift1, C, [&](int j, vf v) { store(normed + t * C + j, v); });
     product(normed, C, T, C, qkv_matrix, qkv_bias, 3 * C, [&](int t, int j, vf v) { store(qkv + t * 3 * C + j, v); });
     for (int h = 0; h < HEADS; ++h) {
-        for (int t = 0; t < T; ++t)
-            for (int d = 0; d < D; ++d) keys[d * T + t] = qkv[t * 3 * C + C + h * D + d];
-        for (int t = 0; t < T; t += 2) {
-            vf score[2][T / 16];
-            float share[2][T], factor[2];
-            for (int r = 0; r < 2; ++r)
-                for (int j = 0; j < T / 16; ++j) score[r][j] = load(scores_bias + (h * T + t + r) * T + 16 * j);
-            for (int d = 0; d < D; ++d)
-                for (int r = 0; r < 2; ++r)
-                    for (int j = 0; j < T / 16; ++j)
-                        score[r][j] = fma((vf)(qkv[(t + r) * 3 * C + h * D + d]), load(keys + d * T + 16 * j), score[r][j]);
-            for (int r = 0; r < 2; ++r) {
-                vf top = score[r][0], sum = (vf)(0.0f);
-                for (int j = 1; j < T / 16; ++j) top = __builtin_elementwise_max(top, score[r][j]);
+        // Keys and values as `product` reads a matrix: 16 columns after 16 columns.
+        for (int t = 0; t < T; ++t) {
+            const float *key = qkv + t * 3 * C + C + h * D, *value = key + C;
+            for (int d = 0; d < D; ++d) keys[(t / 16 * D + d) * 16 + t % 16] = key[d];
+            for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? value[d] : 0.0f;
+        }
+        for (int i = 0; i < T; i += TALL) {
+            const float* query = qkv + i * 3 * C + h * D;
+            alignas(64) float share[TALL][T];
+            float factor[TALL];
+            for (int j = 0; j < T; j += 16) {
+                vf score[TALL];
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) score[r] = load(scores_bias + (h * T + i + r) * T + j);
+                for (int d = 0; d < D; ++d) {
+                    const vf key = load(keys + j * D + 16 * d);
+#pragma unroll
+                    for (int r = 0; r < TALL; ++r) score[r] = fma((vf)(query[r * 3 * C + d]), key, score[r]);
+                }
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) store(share[r] + j, score[r]);
+            }
+            for (int r = 0; r < TALL; ++r) {
+                vf top = load(share[r]), sum = (vf)(0.0f);
+                for (int j = 16; j < T; j += 16) top = __builtin_elementwise_max(top, load(share[r] + j));
                 const float largest = largest_of(top);
-                for (int j = 0; j < T / 16; ++j) {
-                    const vf power = exponential(score[r][j] - largest);
-                    store(share[r] + 16 * j, power);
+                for (int j = 0; j < T; j += 16) {
+                    const vf power = exponential(load(share[r] + j) - largest);
+                    store(share[r] + j, power);
                     sum += power;
                 }
                 factor[r] = 1.0f / sum_of(sum);
             }
-            // Four sums side by side for each row: one would wait for its own last addition.
-            float part[2][4][D];
-            for (int r = 0; r < 2; ++r)
-                for (int p = 0; p < 4; ++p)
-                    for (int d = 0; d < D; ++d) part[r][p][d] = 0.0f;
-            for (int j = 0; j < T; j += 4)
-                for (int p = 0; p < 4; ++p) {
-                    const float* value = qkv + (j + p) * 3 * C + 2 * C + h * D;
-                    for (int r = 0; r < 2; ++r)
-                        for (int d = 0; d < D; ++d) part[r][p][d] = __builtin_fmaf(share[r][j + p], value[d], part[r][p][d]);
+            for (int e = 0; e < D; e += 16) {
+                vf sum[TALL];
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) sum[r] = (vf)(0.0f);
+                for (int t = 0; t < T; ++t) {
+                    const vf value = load(values + e * T + 16 * t);
+#pragma unroll
+                    for (int r = 0; r < TALL; ++r) sum[r] = fma((vf)(share[r][t]), value, sum[r]);
                 }
-            for (int r = 0; r < 2; ++r)
-                for (int d = 0; d < D; ++d)
-                    merged[(t + r) * C + h * D + d] = ((part[r][0][d] + part[r][1][d]) + (part[r][2][d] + part[r][3][d])) * factor[r];
+                for (int r = 0; r < TALL; ++r) {
+                    const vf out = sum[r] * factor[r];
+                    for (int d = e; d < D && d < e + 16; ++d) merged[(i + r) * C + h * D + d] = out[d - e];
+                }
+            }
         }
     }
     product(merged, C, T, C, projection_matrix, projection_bias, C, [&](int t, int j, vf v) { store(cell[t] + j, load(cell[t] + j) + v); });
