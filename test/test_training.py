@@ -279,6 +279,31 @@ def test_a_run_starts_from_the_model_of_another(drive: Path, tmp_path: Path) -> 
         start_from(tmp_path / "first" / "weights.safetensors", TrainingModule(other))
 
 
+def with_depths(config: Config, encoder: tuple[int, int], decoder: tuple[int, int]) -> Config:
+    return dataclasses.replace(config, swin=dataclasses.replace(config.swin, encoder_depths=encoder, decoder_depths=decoder))
+
+
+def test_a_run_may_have_more_blocks_than_the_model_it_starts_from_and_begins_with_the_same_function(drive: Path, tmp_path: Path) -> None:
+    train(settings(2), [drive], tmp_path / "first")
+    path = tmp_path / "first" / "checkpoint.safetensors"
+    same = TrainingModule(settings(1))
+    start_from(path, same)
+    larger = TrainingModule(with_depths(settings(1), (3, 4), (4, 3)))
+    start_from(path, larger)
+    points_m = open_scans(drive)[0].points_m
+    expected, found = (module.tokenizer.eval() for module in (same, larger))
+    with torch.no_grad():
+        tokens = [model.tokenize(points_m) for model in (expected, found)]
+        features = [model.decode(model.look_up(token_HW)).feature_HWC for model, token_HW in zip((expected, found), tokens, strict=True)]
+    assert torch.equal(*tokens) and torch.equal(*features)
+    grown = with_depths(settings(1), (2, 2), (2, 4))
+    train(grown, [drive], tmp_path / "grown", start=path)
+    moved = load_file(tmp_path / "grown" / "weights.safetensors")["decoder.stage1.3.mlp.2.weight"]
+    assert moved.any()  # what begins as zeros learns
+    with pytest.raises(ValueError, match=r"swin.decoder_depths are \[2, 4\] there, \[2, 2\] here; set swin.decoder_depths to no less"):
+        start_from(tmp_path / "grown" / "weights.safetensors", TrainingModule(settings(1)))
+
+
 class Killed(lightning.Callback):
     """Ends a run before its first step, when its first checkpoint is written."""
 

@@ -68,8 +68,11 @@ def _precision(module: TrainingModule) -> str:
 def start_from(path: Path, module: TrainingModule) -> None:
     """Take over the model of a weights file or checkpoint for a run with a schedule of its own.
 
+    A stage may have more blocks than there: the new ones, its last, begin as the identity (their two outputs, which are added to the
+    map, as zeros), so that the run begins with the very model it starts from.
+
     Raises:
-        ValueError: no such file, or a model with other settings.
+        ValueError: no such file, or a model with other settings or with more blocks.
     """
     arrays, header = read_tensors(path)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -77,13 +80,31 @@ def start_from(path: Path, module: TrainingModule) -> None:
     for tree in (mine, theirs):
         for key in ("blank_token", "bank_occupied_share"):  # they change no tensor: a run may start from a model with others
             del tree["quantizer"][key]
+    grown = _take_over_depths(path, mine["swin"], theirs["swin"])
     different = [section for section in MODEL_SECTIONS if theirs[section] != mine[section]]
     if different:
         raise ValueError(f"{path}: expected a model with the settings of this run, the sections {', '.join(different)} differ")
     state = {name.removeprefix("model."): value for name, value in tensors.items() if not name.startswith(("optimizer.", "random."))}
     for name in codebook_shapes(module.config.quantizer):
         state.setdefault(name.replace("codebook", "code_sum"), state[name].clone())  # fits the cluster sizes of 1 of a new quantiser
+    for name, parameter in module.tokenizer.named_parameters():
+        if name.startswith(grown) and name.rpartition(".")[0].endswith(("projection", "mlp.2")):
+            state[name] = torch.zeros_like(parameter)
     module.tokenizer.load_state_dict(state, strict=False)
+
+
+def _take_over_depths(path: Path, mine: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
+    """Prefixes of the blocks that this run's model has and the other has not; `theirs` then has this run's depths."""
+    grown = []
+    for key in ("encoder_depths", "decoder_depths"):
+        stages = ("stage1", "stage2") if key == "encoder_depths" else ("stage2", "stage1")
+        if any(here < there for here, there in zip(mine[key], theirs[key], strict=True)):
+            raise ValueError(f"{path}: expected a model with at most the blocks of this run, swin.{key} are {theirs[key]} there, {mine[key]} here; "
+                             f"set swin.{key} to no less")
+        grown += [f"{key.partition('_')[0]}.{stage}.{block}." for stage, there, here in zip(stages, theirs[key], mine[key], strict=True)
+                  for block in range(there, here)]
+        theirs[key] = mine[key]
+    return tuple(grown)
 
 
 def _refuse_other_settings(path: Path, config: Config, stored: dict[str, Any]) -> None:
