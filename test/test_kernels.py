@@ -117,7 +117,8 @@ def test_blocks_of_a_cpu_give_what_the_kernels_of_a_gpu_give(dims: tuple[int, in
 
     weights = PillarWeights(some(3, point), some(3, point), some(point, point), some(3, point), some(point, pillar), some(layers, pillar),
                             some(2, pillar), some(pillar, pillar), some(3, pillar), some(slots, pillar, patch), some(patch))
-    points = np.concatenate([rng.uniform(-40, 40, (3000, 3)), rng.normal(0, [2, 2, 0.5], (9000, 3))]).astype(np.float32)
+    one_voxel = rng.uniform([5.01, 5.01, 0.01], [5.3, 5.3, 0.13], (1000, 3))
+    points = np.concatenate([rng.uniform(-40, 40, (3000, 3)), rng.normal(0, [2, 2, 0.5], (9000, 3)), one_voxel]).astype(np.float32)
     given, buffers, maps = wp.array(points, dtype=wp.float32, ndim=2, device="cpu"), VoxelBuffers(len(points)), []
     voxelize_into(buffers, given, len(points), grid)
     for kind in (PillarBlocks, PillarFeatures):

@@ -4,7 +4,7 @@
 
 In: points, `VoxelBuffers` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
 Unusual: a norm waits for sums and a root, so one voxel after the other leaves a core idle most of the time; eight share each row of a matrix.
-The mean over the channels of a point's first layer is taken out of the weights beforehand. As there, the sum over points runs in 44.20 fixed point.
+As there, the sum over points runs in 44.20 fixed point.
 """
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
@@ -16,7 +16,7 @@ import warp as wp
 
 from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
-from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights, check_range
+from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights, check_range, largest_value
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
 from copilot4d_core.kernels.voxelize import PATCHES, POINTS, VOXELS, VoxelBuffers
 
@@ -26,49 +26,71 @@ _AHEAD = 12
 """Points between one that is worked on and the one that is fetched."""
 _LEAST_BLOCKS = 16
 """Rows that are worth a thread of their own."""
+_TOGETHER = 64
+"""Most points that are worked on between two looks at the voxels that they belong to; their sums stay in 32 bits meanwhile."""
+_ONE = float(2**20)
+"""What a 1 is in the fixed point of the sums."""
 
 _VOXELS = """
     typedef float v4 __attribute__((ext_vector_type(4)));
     typedef long long vl __attribute__((ext_vector_type(16)));
-    const float *point_in = weights.data, *point_bias = point_in + 3 * D, *scale = point_bias + D, *shift = scale + D, *point_out = shift + D;
+    const float *point_in = weights.data, *shift = point_in + 4 * D, *root = shift + D, *point_out = root + 16;
     const float *voxel_bias = point_out + D * D, *voxel_scale = voxel_bias + D, *voxel_shift = voxel_scale + D, *layer_in = voxel_shift + D;
     const float *layer_table = layer_in + D * P, *layer_scale = layer_table + LAYERS * P, *layer_shift = layer_scale + P, *zero = layer_shift + P;
     const int first = block * BLOCK, number = counts.data[VOXELS] - first < BLOCK ? counts.data[VOXELS] - first : BLOCK;
     if (number <= 0) return;
+    const int* const start = voxel_start.data + first;
+    const v4 origin = {low.c[0], low.c[1], low.c[2], 0.0f}, voxel_size = {size.c[0], size.c[1], size.c[2], 1.0f};
+    alignas(64) float sum[BLOCK * D], voxel[BLOCK * D], hidden[BLOCK * P], points_in[BLOCK] = {};
+    v4 centre[BLOCK];
+    vl total[BLOCK * D / 16];
+    int layer[BLOCK] = {};
+    for (int j = 0; j < BLOCK * D / 16; ++j) total[j] = (vl)(0);
+    for (int v = 0; v < number; ++v) {
+        const int key = keys.data[start[v]], slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
+        layer[v] = key % LAYERS;
+        points_in[v] = static_cast<float>(start[v + 1] - start[v]);
+        centre[v] = (v4){static_cast<float>(cell % width * PATCH + slot % PATCH) + 0.5f,
+                         static_cast<float>(cell / width * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
+    }
     // Points of a voxel lie anywhere in the scan: those of the next ones are fetched ahead.
     const int last = counts.data[POINTS] - 1;
-    const v4 origin = {low.c[0], low.c[1], low.c[2], 0.0f}, voxel_size = {size.c[0], size.c[1], size.c[2], 1.0f};
-    float sum[BLOCK * D], voxel[BLOCK * D], hidden[BLOCK * P], points_in[BLOCK];
-    int layer[BLOCK];
-    for (int v = 0; v < BLOCK; ++v) {
-        vl total[D / 16];
-        for (int n = 0; n < D / 16; ++n) total[n] = (vl)(0);
-        const int begin = v < number ? voxel_start.data[first + v] : 0, end = v < number ? voxel_start.data[first + v + 1] : 0;
-        const int key = v < number ? keys.data[begin] : 0, slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
-        layer[v] = key % LAYERS;
-        points_in[v] = static_cast<float>(end - begin);
-        const v4 centre = {static_cast<float>(cell % width * PATCH + slot % PATCH) + 0.5f,
-                           static_cast<float>(cell / width * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
+    int placed = 0, summed = 0;
+    for (int begin = start[0]; begin < start[number]; begin += together) {
+        const int end = begin + together < start[number] ? begin + together : start[number];
+        alignas(64) float x[TOGETHER] = {}, y[TOGETHER] = {}, z[TOGETHER] = {}, factor[TOGETHER];
         for (int i = begin; i < end; ++i) {
+            while (i >= start[placed + 1]) ++placed;
             const float* point = points.data + 3 * static_cast<size_t>(order.data[i]);
             __builtin_prefetch(points.data + 3 * static_cast<size_t>(order.data[i + AHEAD < last ? i + AHEAD : last]));
-            const v4 place = {point[0], point[1], point[2], 0.0f};
-            const v4 offset = ((place - origin) / voxel_size - centre) * 2.0f;
-            vf value[D / 16], squares = (vf)(0.0f);
-            for (int n = 0; n < D / 16; ++n) {
-                value[n] = fma((vf)(offset.x), load(point_in + 16 * n), load(point_bias + 16 * n));
-                value[n] = fma((vf)(offset.z), load(point_in + 2 * D + 16 * n), fma((vf)(offset.y), load(point_in + D + 16 * n), value[n]));
-                squares = fma(value[n], value[n], squares);
-            }
-            const float factor = 1.0f / __builtin_sqrtf(sum_of(squares) / D + 1e-5f);
-            for (int n = 0; n < D / 16; ++n) {
-                const vf normed = fma(value[n] * factor, load(scale + 16 * n), load(shift + 16 * n));
-                const vf positive = __builtin_elementwise_max(normed, (vf)(0.0f)) * 1048576.0f;
-                total[n] += __builtin_convertvector(__builtin_convertvector(__builtin_elementwise_roundeven(positive), vi), vl);
-            }
+            const v4 offset = (((v4){point[0], point[1], point[2], 0.0f} - origin) / voxel_size - centre[placed]) * 2.0f;
+            x[i - begin] = offset.x, y[i - begin] = offset.y, z[i - begin] = offset.z;
         }
-        for (int n = 0; n < D / 16; ++n) store(sum + v * D + 16 * n, __builtin_convertvector(total[n], vf) / 1048576.0f);
+        // The variance over the channels of a point, for 16 points at a time: a sum of squares of `root`, see `_point_weights`.
+        for (int i = 0; i < end - begin; i += 16) {
+            const vf at_x = load(x + i), at_y = load(y + i), at_z = load(z + i);
+            const vf a = fma(at_x, (vf)(root[0]), fma(at_y, (vf)(root[1]), fma(at_z, (vf)(root[2]), (vf)(root[3]))));
+            const vf b = fma(at_y, (vf)(root[4]), fma(at_z, (vf)(root[5]), (vf)(root[6]))), c = fma(at_z, (vf)(root[7]), (vf)(root[8]));
+            store(factor + i, 1.0f / __builtin_elementwise_sqrt(fma(a, a, fma(b, b, fma(c, c, (vf)(root[9] * root[9] + 1e-5f))))));
+        }
+        for (int i = begin; i < end;) {
+            while (i >= start[summed + 1]) ++summed;
+            const int behind = end < start[summed + 1] ? end : start[summed + 1];
+            vi part[D / 16];
+            for (int n = 0; n < D / 16; ++n) part[n] = (vi)(0);
+            for (; i < behind; ++i) {
+                const int at = i - begin;
+                for (int n = 0; n < D / 16; ++n) {
+                    const vf by_z = fma((vf)(z[at]), load(point_in + 2 * D + 16 * n), load(point_in + 3 * D + 16 * n));
+                    const vf value = fma((vf)(x[at]), load(point_in + 16 * n), fma((vf)(y[at]), load(point_in + D + 16 * n), by_z));
+                    const vf positive = __builtin_elementwise_max(fma(value, (vf)(factor[at]), load(shift + 16 * n)), (vf)(0.0f));
+                    part[n] += __builtin_convertvector(__builtin_elementwise_roundeven(positive), vi);
+                }
+            }
+            for (int n = 0; n < D / 16; ++n) total[summed * (D / 16) + n] += __builtin_convertvector(part[n], vl);
+        }
     }
+    for (int j = 0; j < BLOCK * D / 16; ++j) store(sum + 16 * j, __builtin_convertvector(total[j], vf) / ONE);
     product(sum, D, BLOCK, D, point_out, zero, D, [&](int v, int j, vf value) {
         store(voxel + v * D + j, fma((vf)(points_in[v]), load(voxel_bias + j), value));
     });
@@ -115,19 +137,24 @@ _PATCHES = """
         for (int p = 0; p < BLOCK && pillar + p < last; ++p)
             layer_norm(value + p * P, scale, shift, P, [&](int j, vf v) { store(all + to[p] + j, v); });
     }
-    for (int j = 0; j < C; j += 16) {
-        vf patch[BLOCK];
-        for (int c = 0; c < BLOCK; ++c) patch[c] = load(patch_bias + j);
-        for (int place = 0; place < SLOTS; ++place) {
-            if (!is_used[place]) continue;
-            for (int k = place * P; k < place * P + P; ++k) {
-                const vf factor = load(patch_matrix + k * C + j);
-                for (int c = 0; c < BLOCK; ++c) patch[c] = fma((vf)(all[c * SLOTS * P + k]), factor, patch[c]);
+    for (int j = 0; j < C; j += 16)
+        for (int one = 0; one < BLOCK; one += TALL) {
+            vf patch[TALL];
+#pragma unroll
+            for (int c = 0; c < TALL; ++c) patch[c] = load(patch_bias + j);
+            for (int place = 0; place < SLOTS; ++place) {
+                if (!is_used[place]) continue;
+                const float* const row = all + (one * SLOTS + place) * P;
+                for (int k = 0; k < P; ++k) {
+                    const vf factor = load(patch_matrix + (place * P + k) * C + j);
+#pragma unroll
+                    for (int c = 0; c < TALL; ++c) patch[c] = fma((vf)(row[c * SLOTS * P + k]), factor, patch[c]);
+                }
             }
+#pragma unroll
+            for (int c = 0; c < TALL; ++c)
+                if (one + c < number) store(reinterpret_cast<float*>(out.data) + static_cast<size_t>(index.data[first + one + c]) * C + j, patch[c]);
         }
-        for (int c = 0; c < number; ++c)
-            store(reinterpret_cast<float*>(out.data) + static_cast<size_t>(index.data[first + c]) * C + j, patch[c]);
-    }
 """
 
 
@@ -135,12 +162,13 @@ _PATCHES = """
 def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> tuple[wp.Kernel, wp.Kernel]:
     patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
     constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "LAYERS": layers, "PATCH": patch_voxels, "SLOTS": patch_voxels**2,
-                 "BLOCK": BLOCK, "AHEAD": _AHEAD, "POINTS": POINTS, "VOXELS": VOXELS, "PATCHES": PATCHES}
+                 "BLOCK": BLOCK, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD, "POINTS": POINTS, "VOXELS": VOXELS, "PATCHES": PATCHES}
     before = VECTORS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
+    before += f"    constexpr float ONE = {_ONE}f;\n"
 
     @wp.func_native(before + _VOXELS)
     def voxels(block: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-               voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, weights: wp.array(dtype=wp.float32),
+               voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32),
                counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
         ...
 
@@ -152,9 +180,9 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch
 
     @wp.kernel(module="unique", **WIDEST)
     def voxel_block(first: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-                    voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, weights: wp.array(dtype=wp.float32),
-                    counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
-        voxels(first + wp.tid(), points, order, keys, voxel_start, low, size, width, weights, counts, out)
+                    voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, together: int,
+                    weights: wp.array(dtype=wp.float32), counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
+        voxels(first + wp.tid(), points, order, keys, voxel_start, low, size, width, together, weights, counts, out)
 
     @wp.kernel(module="unique", **WIDEST)
     def patch_block(first: int, hidden: wp.array2d(dtype=wp.float32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
@@ -176,8 +204,9 @@ class PillarBlocks:
         self._kernels = _kernels(*dims, len(weights.layer_table), grid.config.grid.patch_voxels)
         self._low, self._size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.voxel_size_m))
         self._width = grid.patches_HW[1]
-        point_in = np.vstack([weights.point_in, weights.point_vectors[:1]]).astype(np.float64)
-        parts = [[point_in - point_in.mean(axis=1, keepdims=True), weights.point_vectors[1:], packed(weights.point_out), weights.voxel_vectors,
+        # As many as cannot leave 32 bits, but for the rounding of each.
+        self._together = min(_TOGETHER, int((2**31 - _TOGETHER) / (_ONE * max(1.0, largest_value(weights)))))
+        parts = [[*_point_weights(weights), packed(weights.point_out), weights.voxel_vectors,
                   packed(weights.layer_in), weights.layer_table, weights.layer_vectors, np.zeros(max(point_dim, pillar_dim))],
                  [packed(weights.pillar_out), weights.pillar_vectors, np.zeros(pillar_dim), weights.patch_bias, weights.patch_in]]
         self._weights = [memory.place(np.concatenate([np.ravel(part) for part in one]).astype(np.float32), wp.float32) for one in parts]
@@ -192,11 +221,26 @@ class PillarBlocks:
         voxel_block, patch_block = self._kernels
         of_voxels, of_patches = self._weights
         launch_rows(voxel_block, _blocks(voxels.rows(VOXELS, count)), [
-            points, voxels.order, voxels.keys, voxels.voxel_start, self._low, self._size, self._width, of_voxels, voxels.counts, self._hidden],
-            least=_LEAST_BLOCKS)
+            points, voxels.order, voxels.keys, voxels.voxel_start, self._low, self._size, self._width, self._together, of_voxels, voxels.counts,
+            self._hidden], least=_LEAST_BLOCKS)
         launch_rows(patch_block, _blocks(voxels.rows(PATCHES, count)), [
             self._hidden, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, of_patches, voxels.counts, out],
             least=_LEAST_BLOCKS)
+
+
+def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:
+    """First layer and norm of a point, in units of the fixed point: matrix and bias (4, D), shift (D,), root (16).
+
+    The mean over the channels is taken out of the layer, and the norm's scale is put into it. A point's variance is the mean of the squares of D
+    linear functions of x, y, z and 1; a triangular matrix R of 4 x 4 with the same squares' sum needs four functions (QR of the layer).
+    """
+    layer = np.vstack([weights.point_in, weights.point_vectors[:1]]).astype(np.float64)
+    layer -= layer.mean(axis=1, keepdims=True)
+    triangle = np.linalg.qr(layer.T / np.sqrt(layer.shape[1]), mode="r")
+    root = np.zeros(16)
+    root[:10] = triangle[np.triu_indices(4)]
+    scale, shift = weights.point_vectors[1:].astype(np.float64)
+    return layer * scale * _ONE, shift * _ONE, root
 
 
 def _blocks(rows: int) -> int:

@@ -170,15 +170,19 @@ def _kernels(point_dim: int, pillar_dim: int, patch_dim: int) -> tuple[wp.Kernel
     return voxel_kernel, pillar_kernel, patch_kernel, blank_kernel
 
 
+def largest_value(weights: PillarWeights) -> float:
+    """What no value of a point's first layer exceeds."""
+    _, scale, shift = weights.point_vectors
+    return float((np.abs(scale) * np.sqrt(len(scale)) + np.abs(shift)).max())  # a value after a norm is at most the root of their number
+
+
 def check_range(weights: PillarWeights) -> None:
     """Refuse weights that the fixed point of the sums cannot hold.
 
     Raises:
         ValueError: a first layer whose values may be too large.
     """
-    _, scale, shift = weights.point_vectors
-    largest = float((np.abs(scale) * np.sqrt(len(scale)) + np.abs(shift)).max())  # a value after a norm is at most the root of their number
-    if largest > _LARGEST:
+    if (largest := largest_value(weights)) > _LARGEST:
         raise ValueError(f"voxel encoder: expected a norm whose values stay below {_LARGEST:.0f}, these weights may reach {largest:.0f}; "
                          "train it again")
 
