@@ -77,6 +77,24 @@ def test_a_swin_block_is_that_of_torch(shape_HW: tuple[int, int], shift: int) ->
     assert np.abs(cells.reshape(expected.shape) - expected).max() < 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.4, 1.0])
+@pytest.mark.parametrize("shift", [0, 4])
+def test_a_swin_block_gives_the_cells_that_are_needed_what_it_gives_all(share: float, shift: int) -> None:
+    torch.manual_seed(1)
+    block = swin_transformer.SwinBlock(32, 4, 8, shift, 2.0, (16, 32))
+    tensors = {f"block.{name}": value.numpy() for name, value in block.state_dict().items()}
+    rng = np.random.default_rng(2)
+    cells, needed = rng.normal(size=(512, 32)).astype(np.float32), rng.random((16, 32)) < share
+    needed[:8, :8] = False  # a window that nobody asks for
+    found = []
+    for asked in (None, needed):
+        found.append(wp.array(cells, dtype=wp.float32, ndim=2, device="cpu"))
+        SwinBlock(tensors, "block", 4, 8, shift, (16, 32))(found[-1], needed_HW=asked)
+    everywhere, there = (array.numpy() for array in found)
+    assert np.array_equal(there[needed.ravel()], everywhere[needed.ravel()])
+    assert np.array_equal(there[~needed.ravel()], cells[~needed.ravel()])  # not worked on
+
+
 def test_a_block_of_other_channels_is_refused() -> None:
     block = swin_transformer.SwinBlock(24, 2, 8, 0, 2.0, (16, 16))
     with pytest.raises(ValueError, match="block: expected channels in multiples of 16, got 24; use the onnx runner"):
@@ -112,9 +130,9 @@ def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) ->
     computed: list[float] = []
     call = SwinBlock.__call__
 
-    def noted(self: SwinBlock, map_NC: object, windows: np.ndarray | None = None) -> None:
+    def noted(self: SwinBlock, map_NC: object, windows: np.ndarray | None = None, needed_HW: np.ndarray | None = None) -> None:
         computed.append(1.0 if windows is None else float(windows.mean()))
-        call(self, map_NC, windows)
+        call(self, map_NC, windows, needed_HW)
 
     def everything(self: SwinBlock, occupied_HW: np.ndarray) -> np.ndarray:
         return np.ones([length // self.window for length in self.shape_HW], dtype=bool)

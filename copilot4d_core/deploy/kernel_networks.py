@@ -66,11 +66,14 @@ def _blocks(model: Model, name: str, depth: int, stage: int, shape_HW: tuple[int
     return [SwinBlock(model.tensors, f"{name}.{number}", swin.heads[stage], swin.window, number % 2 * shift, shape_HW) for number in range(depth)]
 
 
-def _through(blocks: list[SwinBlock], map_NC: Any, occupied_HW: BoolArray) -> BoolArray:
-    """Change a map in place where it is not that of a scene without any point; returns the cells that it reached."""
+def _through(blocks: list[SwinBlock], map_NC: Any, occupied_HW: BoolArray, needed_HW: BoolArray | None = None) -> BoolArray:
+    """Change a map in place where it is not that of a scene without any point; returns the cells that it reached.
+
+    Only where `needed_HW` is set the last block must have its say; None: everywhere.
+    """
     for block in blocks:
         windows = block.windows(occupied_HW)
-        block(map_NC, windows)
+        block(map_NC, windows, needed_HW if block is blocks[-1] else None)
         occupied_HW = block.cells(windows)
     return occupied_HW
 
@@ -89,7 +92,8 @@ def beside(held_HW: BoolArray) -> BoolArray:
 class EncoderKernels:
     """Patch map to tokens: two Swin stages, pre-quantisation, nearest code. Source: CoPilot4D, figure 6.
 
-    Unusual: what a window without any point becomes is always the same, and is computed once; of a street about a quarter are such.
+    Unusual: what a window without any point becomes is always the same, and is computed once; of a street about a quarter are such. The last block
+    leaves out the cells that become token 0 anyway, about half.
     """
 
     def __init__(self, model: Model) -> None:
@@ -144,8 +148,9 @@ class EncoderKernels:
         occupied = np.asarray(self._occupied.numpy(), dtype=bool).reshape(self._patches_HW)
         reached = _through(self._stage1, self._map, occupied)
         self._merge_cells()
-        _through(self._stage2, self._token_map, self._in_tokens(reached))
-        return self._choose(beside(self._in_tokens(occupied)))
+        held = beside(self._in_tokens(occupied))
+        _through(self._stage2, self._token_map, self._in_tokens(reached), held if self._has_blank_token else None)
+        return self._choose(held)
 
     def _choose(self, held_HW: BoolArray) -> TokenArray:
         """Token of each cell; where blank cells have one of their own, only the others are compared with codes."""

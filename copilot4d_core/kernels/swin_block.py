@@ -80,28 +80,38 @@ _BLOCK = """
             for (int j = 0; j < C; j += 16) store(cell[t] + j, load(blank.data + (cell[t] - map.data) + j));
         return;
     }
-    alignas(64) float normed[T * C], qkv[T * 3 * C], keys[T * D], values[WIDE * T], merged[T * C], hidden[T * M];
+    // Rows whose result is asked for, in full tiles; the last row again where there are too few of them.
+    int row[T], count = 0;
+    for (int t = 0; t < T; ++t)
+        if (!needed.shape[0] || needed.data[(cell[t] - map.data) / C]) row[count++] = t;
+    if (!count) return;
+    const int asked = (count + TALL - 1) / TALL * TALL;
+    for (int i = count; i < asked; ++i) row[i] = row[count - 1];
+    alignas(64) float normed[T * C], queries[T * C], pairs[T * 2 * C], keys[T * D], values[WIDE * T], merged[T * C], hidden[T * M];
     for (int t = 0; t < T; ++t) layer_norm(cell[t], scale1, shift1, C, [&](int j, vf v) { store(normed + t * C + j, v); });
-    product(normed, C, T, C, qkv_matrix, qkv_bias, 3 * C, [&](int t, int j, vf v) { store(qkv + t * 3 * C + j, v); });
+    product(normed, C, T, C, qkv_matrix + C * C, qkv_bias + C, 2 * C, [&](int t, int j, vf v) { store(pairs + t * 2 * C + j, v); });
+    for (int i = 0; i < asked; ++i)
+        for (int j = 0; j < C; j += 16) store(merged + i * C + j, load(normed + row[i] * C + j));
+    product(merged, C, asked, C, qkv_matrix, qkv_bias, C, [&](int i, int j, vf v) { store(queries + i * C + j, v); });
     for (int h = 0; h < HEADS; ++h) {
         // Keys and values as `product` reads a matrix: 16 columns after 16 columns.
         for (int t = 0; t < T; ++t) {
-            const float *key = qkv + t * 3 * C + C + h * D, *value = key + C;
+            const float *key = pairs + t * 2 * C + h * D, *value = key + C;
             for (int d = 0; d < D; ++d) keys[(t / 16 * D + d) * 16 + t % 16] = key[d];
             for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? value[d] : 0.0f;
         }
-        for (int i = 0; i < T; i += TALL) {
-            const float* query = qkv + i * 3 * C + h * D;
+        for (int i = 0; i < asked; i += TALL) {
+            const float* query = queries + i * C + h * D;
             alignas(64) float share[TALL][T];
             float factor[TALL];
             for (int j = 0; j < T; j += 16) {
                 vf score[TALL];
 #pragma unroll
-                for (int r = 0; r < TALL; ++r) score[r] = load(scores_bias + (h * T + i + r) * T + j);
+                for (int r = 0; r < TALL; ++r) score[r] = load(scores_bias + (h * T + row[i + r]) * T + j);
                 for (int d = 0; d < D; ++d) {
                     const vf key = load(keys + j * D + 16 * d);
 #pragma unroll
-                    for (int r = 0; r < TALL; ++r) score[r] = fma((vf)(query[r * 3 * C + d]), key, score[r]);
+                    for (int r = 0; r < TALL; ++r) score[r] = fma((vf)(query[r * C + d]), key, score[r]);
                 }
 #pragma unroll
                 for (int r = 0; r < TALL; ++r) store(share[r] + j, score[r]);
@@ -133,10 +143,13 @@ _BLOCK = """
             }
         }
     }
-    product(merged, C, T, C, projection_matrix, projection_bias, C, [&](int t, int j, vf v) { store(cell[t] + j, load(cell[t] + j) + v); });
-    for (int t = 0; t < T; ++t) layer_norm(cell[t], scale2, shift2, C, [&](int j, vf v) { store(normed + t * C + j, v); });
-    product(normed, C, T, C, in_matrix, in_bias, M, [&](int t, int j, vf v) { store(hidden + t * M + j, gelu(v)); });
-    product(hidden, M, T, M, out_matrix, out_bias, C, [&](int t, int j, vf v) { store(cell[t] + j, load(cell[t] + j) + v); });
+    const auto add = [&](int i, int j, vf v) {
+        if (i < count) store(cell[row[i]] + j, load(cell[row[i]] + j) + v);
+    };
+    product(merged, C, asked, C, projection_matrix, projection_bias, C, add);
+    for (int i = 0; i < asked; ++i) layer_norm(cell[row[i]], scale2, shift2, C, [&](int j, vf v) { store(normed + i * C + j, v); });
+    product(normed, C, asked, C, in_matrix, in_bias, M, [&](int i, int j, vf v) { store(hidden + i * M + j, gelu(v)); });
+    product(hidden, M, asked, M, out_matrix, out_bias, C, add);
 """
 
 
@@ -147,13 +160,15 @@ def _block_kernel(shape: BlockShape) -> wp.Kernel:
 
     @wp.func_native(code)
     def run(window: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-            bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32)):
+            bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32),
+            needed: wp.array(dtype=wp.bool)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def swin_block(first: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-                   bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32)):
-        run(first + wp.tid(), rows, columns, shift, map, weights, bias, active, blank)
+                   bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32),
+                   needed: wp.array(dtype=wp.bool)):
+        run(first + wp.tid(), rows, columns, shift, map, weights, bias, active, blank, needed)
 
     return swin_block
 
@@ -218,6 +233,7 @@ class SwinBlock:
         self._active_values: IntArray = np.ones(shape_HW[0] * shape_HW[1] // window**2, dtype=np.int32)
         self._active: Any = wp.array(self._active_values, dtype=wp.int32, device=CPU, copy=False)
         self._blank: Any = wp.empty((0, dim), dtype=wp.float32, device=CPU)
+        self._all_needed: Any = wp.empty(0, dtype=wp.bool, device=CPU)
 
     def remember_blank(self, map_NC: Any) -> None:
         """Change the map of a scene without any point in place, and keep the result for the windows of other scenes that hold none."""
@@ -234,16 +250,18 @@ class SwinBlock:
         """Which cells lie in these windows, (H, W)."""
         return np.roll(windows.repeat(self.window, axis=0).repeat(self.window, axis=1), (self.shift, self.shift), axis=(0, 1))
 
-    def __call__(self, map_NC: Any, windows: BoolArray | None = None) -> None:
+    def __call__(self, map_NC: Any, windows: BoolArray | None = None, needed_HW: BoolArray | None = None) -> None:
         """Change a map in place.
 
         Args:
             map_NC: Warp array (H * W, C) float32, row-major.
             windows: which are computed, (H / side, W / side); the others get what `remember_blank` kept. None: all.
+            needed_HW: cells whose result is asked for; the others may be left as they are. None: all.
         """
         self._active_values[:] = 1 if windows is None else windows.ravel()
+        needed = self._all_needed if needed_HW is None else wp.array(needed_HW.ravel(), dtype=wp.bool, device=CPU, copy=False)
         launch_rows(self.kernel, len(self._active_values), [
-            *self.shape_HW, self.shift, map_NC, self._weights, self._bias, self._active, self._blank], least=4)
+            *self.shape_HW, self.shift, map_NC, self._weights, self._bias, self._active, self._blank, needed], least=4)
 
 
 def swin_block(map_HWC: FloatArray, weights: BlockWeights, shape: BlockShape, shift: int) -> FloatArray:
