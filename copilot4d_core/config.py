@@ -273,12 +273,20 @@ class TrainingConfig:
     rays_per_scan: int = 4096
     empty_rays_per_scan: int = 512
     """Beams that returned nothing (`data/rays.py`); they teach opacity 0."""
+    thinned_share: float = field(default=0.3, metadata={"before": 0.3})
+    """Share of the examples of whose points some are kept from the encoder, as by a sensor with fewer beams."""
+    other_mount_share: float = field(default=0.3, metadata={"before": 0.3})
+    """Share of the examples that are shifted in height by more than a car's sensors differ, as from a low robot or a truck."""
     render_predicted_mask: bool = True
     """Also sample cells that the skip branch itself predicts, beside the paper's ground-truth mask, so that the
     occupancy is taught in the cells that are rendered when deployed."""
     codebook_start_step: int = 0
     """Features pass unquantised before this step; K-Means then sets the codebook."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("thinned_share", "other_mount_share"):
+            _require(0.0 <= (share := getattr(self, name)) <= 1.0, f"training.{name}: expected 0 to 1, got {share}")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
 from copilot4d_core.training.calibration import skip_threshold, with_threshold
 from copilot4d_core.training.checkpoint import start_from
-from copilot4d_core.training.examples import Examples
+from copilot4d_core.training.examples import Example, Examples
 from copilot4d_core.training.optimizer import parameter_groups
 from copilot4d_core.training.run_data import RunData, Simulated, example_loader
 from copilot4d_core.training.train import train
@@ -180,6 +180,28 @@ def test_argoverse_examples_come_from_both_sensors(lidar_data: Path, tmp_path: P
         origins = np.unique(example.origin_R3[example.returned_R], axis=0)
         # The file says (1.35018, 0, 1.64042) and (1.34676, 0.00457, 1.52550): 0.115 m apart, scaled by 0.95 to 1.05.
         assert len(origins) == 2 and 0.95 * 0.115 < np.linalg.norm(origins[1] - origins[0]) < 1.05 * 0.1151
+
+
+def test_shares_of_examples_that_are_thinned_or_mounted_otherwise_are_settings(drive: Path) -> None:
+    def some(thinned: float, mounted: float) -> list[Example]:
+        config = settings(20)
+        training = dataclasses.replace(config.training, thinned_share=thinned, other_mount_share=mounted)
+        examples = Examples(dataclasses.replace(config, training=training), [drive], None)
+        return [examples[number] for number in range(20)]
+
+    def thinned(examples: list[Example]) -> int:
+        """Examples whose input lacks some of the voxels that the scan holds."""
+        grid = Grid(settings(20))
+        return sum(grid.occupancy(example.points_m).sum() < example.occupancy_YXZ.sum() for example in examples)
+
+    never, always = some(0.0, 0.0), some(1.0, 1.0)
+    assert thinned(never) == 0 and thinned(always) == 20
+    heights_m = [np.array([example.origin_R3[0, 2] for example in examples]) for examples in (never, always)]
+    spread_m = [np.ptp(of) for of in heights_m]
+    assert spread_m[0] < 2 * 0.3 + 0.5 < spread_m[1] <= 2 * 1.7 + 0.5
+    for name in ("thinned_share", "other_mount_share"):
+        with pytest.raises(ValueError, match=f"training.{name}: expected 0 to 1, got 1.5"):
+            dataclasses.replace(settings(20).training, **{name: 1.5})
 
 
 def test_rays_of_an_example_end_in_occupied_voxels(drive: Path) -> None:

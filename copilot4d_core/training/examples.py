@@ -24,11 +24,11 @@ from copilot4d_core.grid import BoolArray, FloatArray, Grid
 
 SHIFT_XY_M, SHIFT_Z_M = 3.0, 0.3
 """Largest shift of a scan; our choice: the region's content moves, so that places are not learned by heart."""
-OTHER_MOUNT_SHARE, OTHER_MOUNT_Z_M = 0.3, 1.7
-"""Share of the examples that are shifted further in height, as from a low robot or a truck."""
+OTHER_MOUNT_Z_M = 1.7
+"""Largest shift in height of the examples that are to look as from a low robot or a truck (`training.other_mount_share`)."""
 SCALE = 0.05
-THIN_SHARE, KEEP_AT_LEAST = 0.3, 0.3
-"""Share of the examples whose input is thinned, and the smallest share of points that then stays."""
+KEEP_AT_LEAST = 0.3
+"""Smallest share of points that stays in the input of a thinned example (`training.thinned_share`)."""
 
 
 class Example(NamedTuple):
@@ -95,7 +95,7 @@ class Examples(Dataset[Example]):
         while True:
             chosen = int(rng.choice(len(self.sources), p=self.shares))
             source = self.sources[chosen]
-            scan = _augmented(source[int(rng.integers(len(source)))], rng)
+            scan = _augmented(source[int(rng.integers(len(source)))], rng, self.config.training.other_mount_share)
             inside = self.grid.inside(scan.points_m)
             if inside.sum() >= 2 and self.grid.inside(scan.origins_m).all():
                 return self._example(scan, inside, rng, thin, self.sensors[chosen])._replace(name=f"{source.name}: {scan.name}")
@@ -112,28 +112,28 @@ class Examples(Dataset[Example]):
         count = len(depth) + len(pick)
         returned = np.arange(count) < len(depth)
         return Example(
-            points_m=_thinned(points, rng) if thin else points, occupancy_YXZ=self.grid.occupancy(points),
+            points_m=_thinned(points, rng, settings.thinned_share) if thin else points, occupancy_YXZ=self.grid.occupancy(points),
             origin_R3=np.concatenate(origins), direction_R3=np.concatenate(directions),
             depth_R=np.concatenate([depth, np.zeros(len(pick), dtype=np.float32)]).astype(np.float32),
             returned_R=returned, jitter_R=rng.random(count, dtype=np.float32), name=scan.name)
 
 
-def _augmented(scan: Scan, rng: np.random.Generator) -> Scan:
+def _augmented(scan: Scan, rng: np.random.Generator, other_mount_share: float) -> Scan:
     """Turn about z, mirror, scale and shift the scan; its origins move along."""
     angle = rng.uniform(0, 2 * math.pi)
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     if rng.random() < 0.5:
         turn[:, 1] *= -1
     turn *= rng.uniform(1 - SCALE, 1 + SCALE)
-    shift_z_m = OTHER_MOUNT_Z_M if rng.random() < OTHER_MOUNT_SHARE else SHIFT_Z_M
+    shift_z_m = OTHER_MOUNT_Z_M if rng.random() < other_mount_share else SHIFT_Z_M
     shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -shift_z_m], [SHIFT_XY_M, SHIFT_XY_M, shift_z_m])
     matrix, offset = turn.T.astype(np.float32), shift.astype(np.float32)
     return scan._replace(points_m=scan.points_m @ matrix + offset, origins_m=scan.origins_m @ matrix + offset)
 
 
-def _thinned(points: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _thinned(points: FloatArray, rng: np.random.Generator, share: float) -> FloatArray:
     """In some examples only a share of the points goes into the encoder, as from a sensor with fewer beams."""
-    if rng.random() >= THIN_SHARE:
+    if rng.random() >= share:
         return points
     kept = points[rng.random(len(points)) < rng.uniform(KEEP_AT_LEAST, 1.0)]
     return kept if len(kept) else points
