@@ -121,8 +121,7 @@ def test_blocks_of_a_cpu_give_what_the_kernels_of_a_gpu_give(dims: tuple[int, in
     points = np.concatenate([rng.uniform(-40, 40, (3000, 3)), rng.normal(0, [2, 2, 0.5], (9000, 3)), one_voxel]).astype(np.float32)
     given, buffers, maps = wp.array(points, dtype=wp.float32, ndim=2, device="cpu"), VoxelBuffers(len(points)), []
     voxelize_into(buffers, given, len(points), grid)
-    for kind in (PillarBlocks, PillarFeatures):
-        encoder = kind(weights, grid, len(points))
+    for encoder in (PillarBlocks(weights, grid), PillarFeatures(weights, grid, len(points))):
         out = wp.zeros(grid.patches_HW[0] * grid.patches_HW[1], dtype=encoder.patch_type, device="cpu")
         encoder(given, buffers, len(points), out)
         maps.append(out.numpy())

@@ -1,6 +1,6 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""Occupied cells to the patch map on a CPU, eight voxels and then eight patch cells at a time: what `pillar_features.py` does on a GPU.
+"""Occupied cells to the patch map on a CPU, eight patch cells at a time and their voxels by eights: what `pillar_features.py` does on a GPU.
 
 In: points, `VoxelBuffers` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
 Unusual: a norm waits for sums and a root, so one voxel after the other leaves a core idle most of the time; eight share each row of a matrix.
@@ -18,7 +18,7 @@ from copilot4d_core.grid import Grid
 from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
 from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights, check_range, largest_value
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
-from copilot4d_core.kernels.voxelize import PATCHES, POINTS, VOXELS, VoxelBuffers
+from copilot4d_core.kernels.voxelize import PATCHES, POINTS, VoxelBuffers
 
 BLOCK = 8
 """Voxels or patch cells that one row of a launch works on together; a multiple of what `product` takes at once."""
@@ -37,106 +37,113 @@ _VOXELS = """
     const float *point_in = weights.data, *shift = point_in + 4 * D, *root = shift + D, *point_out = root + 16;
     const float *voxel_bias = point_out + D * D, *voxel_scale = voxel_bias + D, *voxel_shift = voxel_scale + D, *layer_in = voxel_shift + D;
     const float *layer_table = layer_in + D * P, *layer_scale = layer_table + LAYERS * P, *layer_shift = layer_scale + P, *zero = layer_shift + P;
-    const int first = block * BLOCK, number = counts.data[VOXELS] - first < BLOCK ? counts.data[VOXELS] - first : BLOCK;
-    if (number <= 0) return;
-    const int* const start = voxel_start.data + first;
     const v4 origin = {low.c[0], low.c[1], low.c[2], 0.0f}, voxel_size = {size.c[0], size.c[1], size.c[2], 1.0f};
-    alignas(64) float sum[BLOCK * D], voxel[BLOCK * D], hidden[BLOCK * P], points_in[BLOCK] = {};
-    v4 centre[BLOCK];
-    vl total[BLOCK * D / 16];
-    int layer[BLOCK] = {};
-    for (int j = 0; j < BLOCK * D / 16; ++j) total[j] = (vl)(0);
-    for (int v = 0; v < number; ++v) {
-        const int key = keys.data[start[v]], slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
-        layer[v] = key % LAYERS;
-        points_in[v] = static_cast<float>(start[v + 1] - start[v]);
-        centre[v] = (v4){static_cast<float>(cell % width * PATCH + slot % PATCH) + 0.5f,
-                         static_cast<float>(cell / width * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
-    }
     // Points of a voxel lie anywhere in the scan: those of the next ones are fetched ahead.
     const int last = counts.data[POINTS] - 1;
-    int placed = 0, summed = 0;
-    for (int begin = start[0]; begin < start[number]; begin += together) {
-        const int end = begin + together < start[number] ? begin + together : start[number];
-        alignas(64) float x[TOGETHER] = {}, y[TOGETHER] = {}, z[TOGETHER] = {}, factor[TOGETHER];
-        for (int i = begin; i < end; ++i) {
-            while (i >= start[placed + 1]) ++placed;
-            const float* point = points.data + 3 * static_cast<size_t>(order.data[i]);
-            __builtin_prefetch(points.data + 3 * static_cast<size_t>(order.data[i + AHEAD < last ? i + AHEAD : last]));
-            const v4 offset = (((v4){point[0], point[1], point[2], 0.0f} - origin) / voxel_size - centre[placed]) * 2.0f;
-            x[i - begin] = offset.x, y[i - begin] = offset.y, z[i - begin] = offset.z;
+    // What each of up to BLOCK voxels adds to its pillar, (number, P).
+    const auto voxel_features = [&](int first, int number, float* hidden) {
+        const int* const start = voxel_start.data + first;
+        alignas(64) float sum[BLOCK * D], voxel[BLOCK * D], points_in[BLOCK] = {};
+        v4 centre[BLOCK];
+        vl total[BLOCK * D / 16];
+        int layer[BLOCK] = {};
+        for (int j = 0; j < BLOCK * D / 16; ++j) total[j] = (vl)(0);
+        for (int v = 0; v < number; ++v) {
+            const int key = keys.data[start[v]], slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
+            layer[v] = key % LAYERS;
+            points_in[v] = static_cast<float>(start[v + 1] - start[v]);
+            centre[v] = (v4){static_cast<float>(cell % width * PATCH + slot % PATCH) + 0.5f,
+                             static_cast<float>(cell / width * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
         }
-        // The variance over the channels of a point, for 16 points at a time: a sum of squares of `root`, see `_point_weights`.
-        for (int i = 0; i < end - begin; i += 16) {
-            const vf at_x = load(x + i), at_y = load(y + i), at_z = load(z + i);
-            const vf a = fma(at_x, (vf)(root[0]), fma(at_y, (vf)(root[1]), fma(at_z, (vf)(root[2]), (vf)(root[3]))));
-            const vf b = fma(at_y, (vf)(root[4]), fma(at_z, (vf)(root[5]), (vf)(root[6]))), c = fma(at_z, (vf)(root[7]), (vf)(root[8]));
-            store(factor + i, 1.0f / __builtin_elementwise_sqrt(fma(a, a, fma(b, b, fma(c, c, (vf)(root[9] * root[9] + 1e-5f))))));
-        }
-        for (int i = begin; i < end;) {
-            while (i >= start[summed + 1]) ++summed;
-            const int behind = end < start[summed + 1] ? end : start[summed + 1];
-            vi part[D / 16];
-            for (int n = 0; n < D / 16; ++n) part[n] = (vi)(0);
-            for (; i < behind; ++i) {
-                const int at = i - begin;
-                for (int n = 0; n < D / 16; ++n) {
-                    const vf by_z = fma((vf)(z[at]), load(point_in + 2 * D + 16 * n), load(point_in + 3 * D + 16 * n));
-                    const vf value = fma((vf)(x[at]), load(point_in + 16 * n), fma((vf)(y[at]), load(point_in + D + 16 * n), by_z));
-                    const vf positive = __builtin_elementwise_max(fma(value, (vf)(factor[at]), load(shift + 16 * n)), (vf)(0.0f));
-                    part[n] += __builtin_convertvector(__builtin_elementwise_roundeven(positive), vi);
-                }
+        int placed = 0, summed = 0;
+        for (int begin = start[0]; begin < start[number]; begin += together) {
+            const int end = begin + together < start[number] ? begin + together : start[number];
+            alignas(64) float x[TOGETHER] = {}, y[TOGETHER] = {}, z[TOGETHER] = {}, factor[TOGETHER];
+            for (int i = begin; i < end; ++i) {
+                while (i >= start[placed + 1]) ++placed;
+                const float* point = points.data + 3 * static_cast<size_t>(order.data[i]);
+                __builtin_prefetch(points.data + 3 * static_cast<size_t>(order.data[i + AHEAD < last ? i + AHEAD : last]));
+                const v4 offset = (((v4){point[0], point[1], point[2], 0.0f} - origin) / voxel_size - centre[placed]) * 2.0f;
+                x[i - begin] = offset.x, y[i - begin] = offset.y, z[i - begin] = offset.z;
             }
-            for (int n = 0; n < D / 16; ++n) total[summed * (D / 16) + n] += __builtin_convertvector(part[n], vl);
+            // The variance over the channels of a point, for 16 points at a time: a sum of squares of `root`, see `_point_weights`.
+            for (int i = 0; i < end - begin; i += 16) {
+                const vf at_x = load(x + i), at_y = load(y + i), at_z = load(z + i);
+                const vf a = fma(at_x, (vf)(root[0]), fma(at_y, (vf)(root[1]), fma(at_z, (vf)(root[2]), (vf)(root[3]))));
+                const vf b = fma(at_y, (vf)(root[4]), fma(at_z, (vf)(root[5]), (vf)(root[6]))), c = fma(at_z, (vf)(root[7]), (vf)(root[8]));
+                store(factor + i, 1.0f / __builtin_elementwise_sqrt(fma(a, a, fma(b, b, fma(c, c, (vf)(root[9] * root[9] + 1e-5f))))));
+            }
+            for (int i = begin; i < end;) {
+                while (i >= start[summed + 1]) ++summed;
+                const int behind = end < start[summed + 1] ? end : start[summed + 1];
+                vi part[D / 16];
+                for (int n = 0; n < D / 16; ++n) part[n] = (vi)(0);
+                for (; i < behind; ++i) {
+                    const int at = i - begin;
+                    for (int n = 0; n < D / 16; ++n) {
+                        const vf by_z = fma((vf)(z[at]), load(point_in + 2 * D + 16 * n), load(point_in + 3 * D + 16 * n));
+                        const vf value = fma((vf)(x[at]), load(point_in + 16 * n), fma((vf)(y[at]), load(point_in + D + 16 * n), by_z));
+                        const vf positive = __builtin_elementwise_max(fma(value, (vf)(factor[at]), load(shift + 16 * n)), (vf)(0.0f));
+                        part[n] += __builtin_convertvector(__builtin_elementwise_roundeven(positive), vi);
+                    }
+                }
+                for (int n = 0; n < D / 16; ++n) total[summed * (D / 16) + n] += __builtin_convertvector(part[n], vl);
+            }
         }
-    }
-    for (int j = 0; j < BLOCK * D / 16; ++j) store(sum + 16 * j, __builtin_convertvector(total[j], vf) / ONE);
-    product(sum, D, BLOCK, D, point_out, zero, D, [&](int v, int j, vf value) {
-        store(voxel + v * D + j, fma((vf)(points_in[v]), load(voxel_bias + j), value));
-    });
-    for (int v = 0; v < BLOCK; ++v)
-        layer_norm(voxel + v * D, voxel_scale, voxel_shift, D, [&](int j, vf value) { store(sum + v * D + j, value); });
-    product(sum, D, BLOCK, D, layer_in, zero, P, [&](int v, int j, vf value) {
-        store(hidden + v * P + j, value + load(layer_table + layer[v] * P + j));
-    });
-    for (int v = 0; v < BLOCK; ++v) {
-        layer_norm(hidden + v * P, layer_scale, layer_shift, P, [&](int j, vf value) {
-            store(out.data + static_cast<size_t>(first + v) * P + j, __builtin_elementwise_max(value, (vf)(0.0f)));
+        for (int j = 0; j < BLOCK * D / 16; ++j) store(sum + 16 * j, __builtin_convertvector(total[j], vf) / ONE);
+        product(sum, D, BLOCK, D, point_out, zero, D, [&](int v, int j, vf value) {
+            store(voxel + v * D + j, fma((vf)(points_in[v]), load(voxel_bias + j), value));
         });
-    }
+        for (int v = 0; v < BLOCK; ++v)
+            layer_norm(voxel + v * D, voxel_scale, voxel_shift, D, [&](int j, vf value) { store(sum + v * D + j, value); });
+        product(sum, D, BLOCK, D, layer_in, zero, P, [&](int v, int j, vf value) {
+            store(hidden + v * P + j, value + load(layer_table + layer[v] * P + j));
+        });
+        for (int v = 0; v < number; ++v)
+            layer_norm(hidden + v * P, layer_scale, layer_shift, P, [&](int j, vf value) {
+                store(hidden + v * P + j, __builtin_elementwise_max(value, (vf)(0.0f)));
+            });
+    };
 """
 _PATCHES = """
-    const float *pillar_matrix = weights.data, *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *shift = scale + P, *zero = shift + P;
-    const float *patch_bias = zero + P, *patch_matrix = patch_bias + C;
+    const float *pillar_matrix = patch_weights.data, *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *pillar_shift = scale + P;
+    const float *no_bias = pillar_shift + P, *patch_bias = no_bias + P, *patch_matrix = patch_bias + C;
     const int first = block * BLOCK, number = counts.data[PATCHES] - first < BLOCK ? counts.data[PATCHES] - first : BLOCK;
     if (number <= 0) return;
-    // A row a patch cell, the channels of its pillars in the order of their slots; 0 where there is none.
-    float all[BLOCK * SLOTS * P] = {}, sum[BLOCK * P], value[BLOCK * P], voxels_in[BLOCK];
-    bool is_used[SLOTS] = {};
-    int to[BLOCK], cell = 0;
-    const int last = patch_start.data[first + number];
-    for (int pillar = patch_start.data[first]; pillar < last; pillar += BLOCK) {
-        for (int p = 0; p < BLOCK; ++p) {
-            const bool is_one = pillar + p < last;
-            const int begin = is_one ? pillar_start.data[pillar + p] : 0, end = is_one ? pillar_start.data[pillar + p + 1] : 0;
-            voxels_in[p] = static_cast<float>(end - begin);
-            for (int j = 0; j < P; j += 16) {
-                vf total = (vf)(0.0f);
-                for (int v = begin; v < end; ++v) total += load(hidden.data + static_cast<size_t>(v) * P + j);
-                store(sum + p * P + j, total);
-            }
-            if (!is_one) continue;
-            while (pillar + p >= patch_start.data[first + cell + 1]) ++cell;
-            const int place = slot.data[pillar + p];
-            is_used[place] = true;
-            to[p] = (cell * SLOTS + place) * P;
+    const int* const cell_start = patch_start.data + first;
+    const int* const pillar_of = pillar_start.data + cell_start[0];
+    const int pillars = cell_start[number] - cell_start[0], rows = (pillars + TALL - 1) / TALL * TALL;
+    alignas(64) float hidden[BLOCK * P], sum[BLOCK * SLOTS * P], value[BLOCK * SLOTS * P];
+    for (int j = 0; j < rows * P; j += 16) store(sum + j, (vf)(0.0f));
+    for (int voxel = pillar_of[0], pillar = 0; voxel < pillar_of[pillars]; voxel += BLOCK) {
+        const int voxels = pillar_of[pillars] - voxel < BLOCK ? pillar_of[pillars] - voxel : BLOCK;
+        voxel_features(voxel, voxels, hidden);
+        for (int v = 0; v < voxels; ++v) {
+            while (voxel + v >= pillar_of[pillar + 1]) ++pillar;
+            for (int j = 0; j < P; j += 16) store(sum + pillar * P + j, load(sum + pillar * P + j) + load(hidden + v * P + j));
         }
-        product(sum, P, BLOCK, P, pillar_matrix, zero, P, [&](int p, int j, vf v) {
-            store(value + p * P + j, fma((vf)(voxels_in[p]), load(pillar_bias + j), v));
-        });
-        for (int p = 0; p < BLOCK && pillar + p < last; ++p)
-            layer_norm(value + p * P, scale, shift, P, [&](int j, vf v) { store(all + to[p] + j, v); });
     }
+    product(sum, P, rows, P, pillar_matrix, no_bias, P, [&](int p, int j, vf v) {
+        const float voxels_in = p < pillars ? static_cast<float>(pillar_of[p + 1] - pillar_of[p]) : 0.0f;
+        store(value + p * P + j, fma((vf)(voxels_in), load(pillar_bias + j), v));
+    });
+    // A row a patch cell, the channels of its pillars in the order of their slots; 0 where there is none.
+    alignas(64) float all[BLOCK * SLOTS * P] = {};
+    bool is_used[SLOTS] = {};
+    for (int p = 0, cell = 0; p < pillars; ++p) {
+        while (cell_start[0] + p >= cell_start[cell + 1]) ++cell;
+        const int place = slot.data[cell_start[0] + p];
+        is_used[place] = true;
+        layer_norm(value + p * P, scale, pillar_shift, P, [&](int j, vf v) { store(all + (cell * SLOTS + place) * P + j, v); });
+    }
+    // The cells before each of these hold nothing, nor do those behind the last of all.
+    float* const map = reinterpret_cast<float*>(out.data);
+    const auto clear = [&](int cell, int end) {
+        for (; cell < end; ++cell)
+            for (int j = 0; j < C; j += 16) store(map + static_cast<size_t>(cell) * C + j, load(patch_bias + j));
+    };
+    for (int c = first; c < first + number; ++c) clear(c ? index.data[c - 1] + 1 : 0, index.data[c]);
+    if (first + number == counts.data[PATCHES]) clear(index.data[first + number - 1] + 1, out.shape[0]);
     for (int j = 0; j < C; j += 16)
         for (int one = 0; one < BLOCK; one += TALL) {
             vf patch[TALL];
@@ -153,55 +160,46 @@ _PATCHES = """
             }
 #pragma unroll
             for (int c = 0; c < TALL; ++c)
-                if (one + c < number) store(reinterpret_cast<float*>(out.data) + static_cast<size_t>(index.data[first + one + c]) * C + j, patch[c]);
+                if (one + c < number) store(map + static_cast<size_t>(index.data[first + one + c]) * C + j, patch[c]);
         }
 """
 
 
 @cache
-def _kernels(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> tuple[wp.Kernel, wp.Kernel]:
+def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> wp.Kernel:
     patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
     constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "LAYERS": layers, "PATCH": patch_voxels, "SLOTS": patch_voxels**2,
-                 "BLOCK": BLOCK, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD, "POINTS": POINTS, "VOXELS": VOXELS, "PATCHES": PATCHES}
+                 "BLOCK": BLOCK, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD, "POINTS": POINTS, "PATCHES": PATCHES}
     before = VECTORS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
-    before += f"    constexpr float ONE = {_ONE}f;\n"
 
-    @wp.func_native(before + _VOXELS)
-    def voxels(block: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-               voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32),
-               counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
-        ...
-
-    @wp.func_native(before + _PATCHES)
-    def patches(block: int, hidden: wp.array2d(dtype=wp.float32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
-                patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
-                counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
+    @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_VOXELS}{_PATCHES}")
+    def run(block: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
+            voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
+            patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3,
+            width: int, together: int, weights: wp.array(dtype=wp.float32), patch_weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def voxel_block(first: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-                    voxel_start: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3, width: int, together: int,
-                    weights: wp.array(dtype=wp.float32), counts: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.float32)):
-        voxels(first + wp.tid(), points, order, keys, voxel_start, low, size, width, together, weights, counts, out)
+    def patch_block(first: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
+                    voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
+                    patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3,
+                    size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32), patch_weights: wp.array(dtype=wp.float32),
+                    out: wp.array(dtype=patch)):
+        run(first + wp.tid(), points, order, keys, voxel_start, pillar_start, slot, patch_start, index, counts, low, size, width, together, weights,
+            patch_weights, out)
 
-    @wp.kernel(module="unique", **WIDEST)
-    def patch_block(first: int, hidden: wp.array2d(dtype=wp.float32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
-                    patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), weights: wp.array(dtype=wp.float32),
-                    counts: wp.array(dtype=wp.int32), out: wp.array(dtype=patch)):
-        patches(first + wp.tid(), hidden, pillar_start, slot, patch_start, index, weights, counts, out)
-
-    return voxel_block, patch_block
+    return patch_block
 
 
 class PillarBlocks:
     """The sparse half of the encoder on a CPU; gives what `PillarFeatures` gives, but for rounding."""
 
-    def __init__(self, weights: PillarWeights, grid: Grid, capacity: int, memory: Memory = CPU_MEMORY) -> None:
+    def __init__(self, weights: PillarWeights, grid: Grid, memory: Memory = CPU_MEMORY) -> None:
         """See `PillarFeatures`; the numbers of channels must be multiples of 16."""
         check_range(weights)
         dims = point_dim, pillar_dim, patch_dim = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
         self.patch_type = wp.types.vector(length=patch_dim, dtype=wp.float32)
-        self._kernels = _kernels(*dims, len(weights.layer_table), grid.config.grid.patch_voxels)
+        self._kernel = _kernel(*dims, len(weights.layer_table), grid.config.grid.patch_voxels)
         self._low, self._size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.voxel_size_m))
         self._width = grid.patches_HW[1]
         # As many as cannot leave 32 bits, but for the rounding of each.
@@ -210,22 +208,16 @@ class PillarBlocks:
                   packed(weights.layer_in), weights.layer_table, weights.layer_vectors, np.zeros(max(point_dim, pillar_dim))],
                  [packed(weights.pillar_out), weights.pillar_vectors, np.zeros(pillar_dim), weights.patch_bias, weights.patch_in]]
         self._weights = [memory.place(np.concatenate([np.ravel(part) for part in one]).astype(np.float32), wp.float32) for one in parts]
-        self._hidden = memory.array((max(capacity, 1) + BLOCK, pillar_dim), wp.float32)
         self._bias = weights.patch_bias.astype(np.float32)
 
     def __call__(self, points: Any, voxels: VoxelBuffers, count: int, out: Any) -> None:
         """Fill the patch map; see `PillarFeatures`."""
-        out.numpy()[:] = self._bias
-        if not count:
+        if not count or not (patches := voxels.rows(PATCHES, count)):
+            out.numpy()[:] = self._bias
             return
-        voxel_block, patch_block = self._kernels
-        of_voxels, of_patches = self._weights
-        launch_rows(voxel_block, _blocks(voxels.rows(VOXELS, count)), [
-            points, voxels.order, voxels.keys, voxels.voxel_start, self._low, self._size, self._width, self._together, of_voxels, voxels.counts,
-            self._hidden], least=_LEAST_BLOCKS)
-        launch_rows(patch_block, _blocks(voxels.rows(PATCHES, count)), [
-            self._hidden, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index, of_patches, voxels.counts, out],
-            least=_LEAST_BLOCKS)
+        launch_rows(self._kernel, -(-patches // BLOCK), [
+            points, voxels.order, voxels.keys, voxels.voxel_start, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index,
+            voxels.counts, self._low, self._size, self._width, self._together, *self._weights, out], least=_LEAST_BLOCKS)
 
 
 def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:
@@ -243,10 +235,6 @@ def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:
     return layer * scale * _ONE, shift * _ONE, root
 
 
-def _blocks(rows: int) -> int:
-    return -(-rows // BLOCK)
-
-
 def sparse_encoder(weights: PillarWeights, grid: Grid, capacity: int, memory: Memory = CPU_MEMORY) -> PillarFeatures | PillarBlocks:
     """What fits the device and the numbers of channels.
 
@@ -255,4 +243,4 @@ def sparse_encoder(weights: PillarWeights, grid: Grid, capacity: int, memory: Me
     """
     dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
     fits = memory.device == CPU and not any(dim % WIDTH for dim in dims)
-    return (PillarBlocks if fits else PillarFeatures)(weights, grid, capacity, memory)
+    return PillarBlocks(weights, grid, memory) if fits else PillarFeatures(weights, grid, capacity, memory)
