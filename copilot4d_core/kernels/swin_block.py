@@ -59,8 +59,45 @@ class BlockWeights(NamedTuple):
     """((2 * window - 1)^2, heads)."""
 
 
+ATTENTION = """
+    constexpr int D = C / HEADS, T = SIDE * SIDE;
+    // T rows of one head's channels in the order in which `product` reads a matrix: 16 rows after 16 rows, turned.
+    const auto turn = [&](const float* rows, int stride, float* to) {
+        for (int t = 0; t < T; ++t)
+            for (int d = 0; d < D; ++d) to[(t / 16 * D + d) * 16 + t % 16] = rows[t * stride + d];
+    };
+    // TALL rows times T others over the channels of a head, onto what `begin` gives.
+    const auto compare = [&](const float* rows, int stride, const float* turned, auto&& begin, auto&& put) {
+        for (int j = 0; j < T; j += 16) {
+            vf score[TALL];
+#pragma unroll
+            for (int r = 0; r < TALL; ++r) score[r] = begin(r, j);
+            for (int d = 0; d < D; ++d) {
+                const vf other = load(turned + j * D + 16 * d);
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) score[r] = fma((vf)(rows[r * stride + d]), other, score[r]);
+            }
+#pragma unroll
+            for (int r = 0; r < TALL; ++r) put(r, j, score[r]);
+        }
+    };
+    // e^(score - the largest of the row) in place of T scores; returns one over their sum.
+    const auto soften = [&](float* scores) -> float {
+        vf top = load(scores), sum = (vf)(0.0f);
+        for (int j = 16; j < T; j += 16) top = __builtin_elementwise_max(top, load(scores + j));
+        const float largest = largest_of(top);
+        for (int j = 0; j < T; j += 16) {
+            const vf power = exponential(load(scores + j) - largest);
+            store(scores + j, power);
+            sum += power;
+        }
+        return 1.0f / sum_of(sum);
+    };
+"""
+"""What attention needs beside `VECTORS`, and the numbers of cells T and channels of a head D."""
+
 _BLOCK = """
-    constexpr int D = C / HEADS, T = SIDE * SIDE, WIDE = (D + 15) / 16 * 16;
+    constexpr int WIDE = (D + 15) / 16 * 16;
     const float* at = weights.data;
     const auto next = [&](int count) { const float* here = at; at += count; return here; };
     const float *scale1 = next(C), *shift1 = next(C), *qkv_bias = next(3 * C), *qkv_matrix = next(3 * C * C);
@@ -94,39 +131,15 @@ _BLOCK = """
         for (int j = 0; j < C; j += 16) store(merged + i * C + j, load(normed + row[i] * C + j));
     product(merged, C, asked, C, qkv_matrix, qkv_bias, C, [&](int i, int j, vf v) { store(queries + i * C + j, v); });
     for (int h = 0; h < HEADS; ++h) {
-        // Keys and values as `product` reads a matrix: 16 columns after 16 columns.
-        for (int t = 0; t < T; ++t) {
-            const float *key = pairs + t * 2 * C + h * D, *value = key + C;
-            for (int d = 0; d < D; ++d) keys[(t / 16 * D + d) * 16 + t % 16] = key[d];
-            for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? value[d] : 0.0f;
-        }
+        turn(pairs + h * D, 2 * C, keys);
+        for (int t = 0; t < T; ++t)
+            for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? pairs[t * 2 * C + C + h * D + d] : 0.0f;
         for (int i = 0; i < asked; i += TALL) {
-            const float* query = queries + i * C + h * D;
             alignas(64) float share[TALL][T];
             float factor[TALL];
-            for (int j = 0; j < T; j += 16) {
-                vf score[TALL];
-#pragma unroll
-                for (int r = 0; r < TALL; ++r) score[r] = load(scores_bias + (h * T + row[i + r]) * T + j);
-                for (int d = 0; d < D; ++d) {
-                    const vf key = load(keys + j * D + 16 * d);
-#pragma unroll
-                    for (int r = 0; r < TALL; ++r) score[r] = fma((vf)(query[r * C + d]), key, score[r]);
-                }
-#pragma unroll
-                for (int r = 0; r < TALL; ++r) store(share[r] + j, score[r]);
-            }
-            for (int r = 0; r < TALL; ++r) {
-                vf top = load(share[r]), sum = (vf)(0.0f);
-                for (int j = 16; j < T; j += 16) top = __builtin_elementwise_max(top, load(share[r] + j));
-                const float largest = largest_of(top);
-                for (int j = 0; j < T; j += 16) {
-                    const vf power = exponential(load(share[r] + j) - largest);
-                    store(share[r] + j, power);
-                    sum += power;
-                }
-                factor[r] = 1.0f / sum_of(sum);
-            }
+            compare(queries + i * C + h * D, C, keys, [&](int r, int j) { return load(scores_bias + (h * T + row[i + r]) * T + j); },
+                    [&](int r, int j, vf v) { store(share[r] + j, v); });
+            for (int r = 0; r < TALL; ++r) factor[r] = soften(share[r]);
             for (int e = 0; e < D; e += 16) {
                 vf sum[TALL];
 #pragma unroll
@@ -156,7 +169,7 @@ _BLOCK = """
 @cache
 def _block_kernel(shape: BlockShape) -> wp.Kernel:
     constants = f"constexpr int C = {shape.dim}, HEADS = {shape.heads}, M = {shape.hidden}, SIDE = {shape.window};"
-    code = VECTORS + constants + _BLOCK
+    code = VECTORS + constants + ATTENTION + _BLOCK
 
     @wp.func_native(code)
     def run(window: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),

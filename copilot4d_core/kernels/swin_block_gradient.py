@@ -17,13 +17,25 @@ import warp as wp
 
 from copilot4d_core.grid import FloatArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
-from copilot4d_core.kernels.swin_block import BlockShape, BlockWeights, attention_bias, forward_weights, relative_place
+from copilot4d_core.kernels.swin_block import ATTENTION, BlockShape, BlockWeights, attention_bias, forward_weights, relative_place
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, packed
 
 GROUPS = 16
 """Sums of the weights' gradient that are made side by side."""
 
 _TOOLS = """
+    // 1 - erf(|x| / sqrt(2)), and e^(-x^2 / 2) beside it; as in Abramowitz and Stegun 7.1.26, which errs by at most 1.5e-7.
+    const auto bell_tail = [&](vf x, vf& bell) -> vf {
+        const vf z = __builtin_elementwise_abs(x) * 0.707106781f;
+        const vf t = 1.0f / fma(z, (vf)(0.3275911f), (vf)(1.0f));
+        vf series = (vf)(1.061405429f);
+        series = fma(series, t, (vf)(-1.453152027f));
+        series = fma(series, t, (vf)(1.421413741f));
+        series = fma(series, t, (vf)(-0.284496736f));
+        series = fma(series, t, (vf)(0.254829592f));
+        bell = exponential(-z * z);
+        return series * t * bell;
+    };
     // x Phi(x), and its derivative Phi(x) + x phi(x) beside it.
     const auto gelu_and_slope = [&](vf x, vf& slope) -> vf {
         vf bell;
@@ -93,12 +105,6 @@ _TOOLS = """
                 for (int d = 0; d < D; ++d) to[(i + r) * to_stride + d] = part[r][d];
         }
     };
-    // Products of T rows with T others over the channels of a head: two rows, all columns, side by side.
-    const auto compared = [&](const float* rows, int stride, const float* turned, vf (&score)[2][T / 16]) {
-        for (int d = 0; d < D; ++d)
-            for (int r = 0; r < 2; ++r)
-                for (int j = 0; j < T / 16; ++j) score[r][j] = fma((vf)(rows[r * stride + d]), load(turned + d * T + 16 * j), score[r][j]);
-    };
 """
 _GRADIENT = """
     const float* at = weights.data;
@@ -135,23 +141,16 @@ _GRADIENT = """
         float normed1[T * C], qkv[T * 3 * C], shares[HEADS * T * T], merged[T * C], between[T * C], normed2[T * C], hidden[T * M], slope[T * M];
         for (int t = 0; t < T; ++t) layer_norm(cells + t * C, scale1, shift1, C, [&](int j, vf v) { store(normed1 + t * C + j, v); });
         product(normed1, C, T, C, qkv_matrix, qkv_bias, 3 * C, [&](int t, int j, vf v) { store(qkv + t * 3 * C + j, v); });
-        float across_cells[D * T];
+        alignas(64) float turned_rows[T * D];
         for (int h = 0; h < HEADS; ++h) {
-            for (int t = 0; t < T; ++t)
-                for (int d = 0; d < D; ++d) across_cells[d * T + t] = qkv[t * 3 * C + C + h * D + d];
+            turn(qkv + C + h * D, 3 * C, turned_rows);
             float* share = shares + h * T * T;
-            for (int t = 0; t < T; t += 2) {
-                vf score[2][T / 16];
-                for (int r = 0; r < 2; ++r)
-                    for (int j = 0; j < T / 16; ++j) score[r][j] = load(scores_bias + (h * T + t + r) * T + 16 * j);
-                compared(qkv + t * 3 * C + h * D, 3 * C, across_cells, score);
-                for (int r = 0; r < 2; ++r) {
-                    vf top = score[r][0], sum = (vf)(0.0f);
-                    for (int j = 1; j < T / 16; ++j) top = __builtin_elementwise_max(top, score[r][j]);
-                    const float largest = largest_of(top);
-                    for (int j = 0; j < T / 16; ++j) sum += score[r][j] = exponential(score[r][j] - largest);
-                    const float factor = 1.0f / sum_of(sum);
-                    for (int j = 0; j < T / 16; ++j) store(share + (t + r) * T + 16 * j, score[r][j] * factor);
+            for (int i = 0; i < T; i += TALL) {
+                compare(qkv + i * 3 * C + h * D, 3 * C, turned_rows, [&](int r, int j) { return load(scores_bias + (h * T + i + r) * T + j); },
+                        [&](int r, int j, vf v) { store(share + (i + r) * T + j, v); });
+                for (int t = i; t < i + TALL; ++t) {
+                    const float factor = soften(share + t * T);
+                    for (int j = 0; j < T; j += 16) store(share + t * T + j, load(share + t * T + j) * factor);
                 }
             }
             shared(share, T, 1, qkv + 2 * C + h * D, 3 * C, merged + h * D, C);
@@ -181,20 +180,18 @@ _GRADIENT = """
         for (int h = 0; h < HEADS; ++h) {
             float* share = shares + h * T * T;
             shared(share, 1, T, heads + h * D, C, three + 2 * C + h * D, 3 * C);
-            for (int t = 0; t < T; ++t)
-                for (int d = 0; d < D; ++d) across_cells[d * T + t] = qkv[t * 3 * C + 2 * C + h * D + d];
-            for (int t = 0; t < T; t += 2) {
-                vf score[2][T / 16];
-                for (int r = 0; r < 2; ++r)
-                    for (int j = 0; j < T / 16; ++j) score[r][j] = (vf)(0.0f);
-                compared(heads + t * C + h * D, C, across_cells, score);
-                for (int r = 0; r < 2; ++r) {
+            turn(qkv + 2 * C + h * D, 3 * C, turned_rows);
+            for (int i = 0; i < T; i += TALL) {
+                alignas(64) float score[TALL][T];
+                compare(heads + i * C + h * D, C, turned_rows, [&](int, int) { return (vf)(0.0f); },
+                        [&](int r, int j, vf v) { store(score[r] + j, v); });
+                for (int r = 0; r < TALL; ++r) {
                     vf sum = (vf)(0.0f);
-                    for (int j = 0; j < T / 16; ++j) sum = fma(score[r][j], load(share + (t + r) * T + 16 * j), sum);
+                    for (int j = 0; j < T; j += 16) sum = fma(load(score[r] + j), load(share + (i + r) * T + j), sum);
                     const float mean = sum_of(sum);
-                    for (int j = 0; j < T / 16; ++j) {
-                        const size_t entry = static_cast<size_t>(t + r) * T + 16 * j;
-                        const vf steep = load(share + entry) * (score[r][j] - mean);
+                    for (int j = 0; j < T; j += 16) {
+                        const size_t entry = static_cast<size_t>(i + r) * T + j;
+                        const vf steep = load(share + entry) * (load(score[r] + j) - mean);
                         store(share + entry, steep);
                         store(scores_sum + h * T * T + entry, load(scores_sum + h * T * T + entry) + steep);
                     }
@@ -215,9 +212,8 @@ _GRADIENT = """
 
 @cache
 def _gradient_kernel(shape: BlockShape) -> wp.Kernel:
-    constants = (f"constexpr int C = {shape.dim}, HEADS = {shape.heads}, M = {shape.hidden}, SIDE = {shape.window}, GROUPS = {GROUPS}, "
-                 "D = C / HEADS, T = SIDE * SIDE;")
-    code = VECTORS + constants + _TOOLS + _GRADIENT
+    constants = f"constexpr int C = {shape.dim}, HEADS = {shape.heads}, M = {shape.hidden}, SIDE = {shape.window}, GROUPS = {GROUPS};"
+    code = VECTORS + constants + ATTENTION + _TOOLS + _GRADIENT
 
     @wp.func_native(code)
     def run(group: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), gradient: wp.array2d(dtype=wp.float32),

@@ -67,18 +67,6 @@ VECTORS = """
         __builtin_memcpy(&power, &bits, sizeof(power));
         return series * power;
     };
-    // 1 - erf(|x| / sqrt(2)), and e^(-x^2 / 2) beside it; as in Abramowitz and Stegun 7.1.26, which errs by at most 1.5e-7.
-    const auto bell_tail = [&](vf x, vf& bell) -> vf {
-        const vf z = __builtin_elementwise_abs(x) * 0.707106781f;
-        const vf t = 1.0f / fma(z, (vf)(0.3275911f), (vf)(1.0f));
-        vf series = (vf)(1.061405429f);
-        series = fma(series, t, (vf)(-1.453152027f));
-        series = fma(series, t, (vf)(1.421413741f));
-        series = fma(series, t, (vf)(-0.284496736f));
-        series = fma(series, t, (vf)(0.254829592f));
-        bell = exponential(-z * z);
-        return series * t * bell;
-    };
     // x Phi(x), where Phi(x) - 1/2 is x times a quotient of polynomials in x^2 up to 5.4, and stays what it is there; it errs by at most
     // 5e-8 (fitted: the error of the result, largest of all, least).
     const auto gelu = [&](vf x) -> vf {
