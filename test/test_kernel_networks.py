@@ -59,7 +59,7 @@ def test_gelu_of_large_numbers_is_the_number_or_nothing() -> None:
     found = [np.empty_like(x) for _ in range(2)]
     for sign in (1, -1):
         launch_rows(evaluate_kernel, 1, [wp.array(array, dtype=wp.float32, device="cpu", copy=False) for array in (sign * x, *found)])
-        np.testing.assert_allclose(found[0], x if sign > 0 else 0 * x, rtol=1e-6, atol=2e-7 * x.max())
+        assert (np.abs(found[0] - (x if sign > 0 else 0)) <= 2e-7 * x).all()
 
 
 @pytest.mark.parametrize(("shape_HW", "shift"), [((16, 32), 0), ((16, 32), 4), ((32, 16), 4)])

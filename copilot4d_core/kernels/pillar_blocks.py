@@ -106,8 +106,8 @@ _VOXELS = """
     };
 """
 _PATCHES = """
-    const float *pillar_matrix = patch_weights.data, *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *pillar_shift = scale + P;
-    const float *no_bias = pillar_shift + P, *patch_bias = no_bias + P, *patch_matrix = patch_bias + C;
+    const float *pillar_matrix = zero + (D > P ? D : P), *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *pillar_shift = scale + P;
+    const float *patch_bias = pillar_shift + P, *patch_matrix = patch_bias + C;
     const int first = block * BLOCK, number = counts.data[PATCHES] - first < BLOCK ? counts.data[PATCHES] - first : BLOCK;
     if (number <= 0) return;
     const int* const cell_start = patch_start.data + first;
@@ -123,7 +123,7 @@ _PATCHES = """
             for (int j = 0; j < P; j += 16) store(sum + pillar * P + j, load(sum + pillar * P + j) + load(hidden + v * P + j));
         }
     }
-    product(sum, P, rows, P, pillar_matrix, no_bias, P, [&](int p, int j, vf v) {
+    product(sum, P, rows, P, pillar_matrix, zero, P, [&](int p, int j, vf v) {
         const float voxels_in = p < pillars ? static_cast<float>(pillar_of[p + 1] - pillar_of[p]) : 0.0f;
         store(value + p * P + j, fma((vf)(voxels_in), load(pillar_bias + j), v));
     });
@@ -176,17 +176,17 @@ def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_
     def run(block: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
             voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
             patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3,
-            width: int, together: int, weights: wp.array(dtype=wp.float32), patch_weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
+            width: int, together: int, weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def patch_block(first: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
                     voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
                     patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3,
-                    size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32), patch_weights: wp.array(dtype=wp.float32),
+                    size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32),
                     out: wp.array(dtype=patch)):
         run(first + wp.tid(), points, order, keys, voxel_start, pillar_start, slot, patch_start, index, counts, low, size, width, together, weights,
-            patch_weights, out)
+            out)
 
     return patch_block
 
@@ -204,10 +204,10 @@ class PillarBlocks:
         self._width = grid.patches_HW[1]
         # As many as cannot leave 32 bits, but for the rounding of each.
         self._together = min(_TOGETHER, int((2**31 - _TOGETHER) / (_ONE * max(1.0, largest_value(weights)))))
-        parts = [[*_point_weights(weights), packed(weights.point_out), weights.voxel_vectors,
-                  packed(weights.layer_in), weights.layer_table, weights.layer_vectors, np.zeros(max(point_dim, pillar_dim))],
-                 [packed(weights.pillar_out), weights.pillar_vectors, np.zeros(pillar_dim), weights.patch_bias, weights.patch_in]]
-        self._weights = [memory.place(np.concatenate([np.ravel(part) for part in one]).astype(np.float32), wp.float32) for one in parts]
+        parts = [*_point_weights(weights), packed(weights.point_out), weights.voxel_vectors, packed(weights.layer_in), weights.layer_table,
+                 weights.layer_vectors, np.zeros(max(point_dim, pillar_dim)), packed(weights.pillar_out), weights.pillar_vectors, weights.patch_bias,
+                 weights.patch_in]
+        self._weights = memory.place(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), wp.float32)
         self._bias = weights.patch_bias.astype(np.float32)
 
     def __call__(self, points: Any, voxels: VoxelBuffers, count: int, out: Any) -> None:
@@ -217,7 +217,7 @@ class PillarBlocks:
             return
         launch_rows(self._kernel, -(-patches // BLOCK), [
             points, voxels.order, voxels.keys, voxels.voxel_start, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index,
-            voxels.counts, self._low, self._size, self._width, self._together, *self._weights, out], least=_LEAST_BLOCKS)
+            voxels.counts, self._low, self._size, self._width, self._together, self._weights, out], least=_LEAST_BLOCKS)
 
 
 def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:

@@ -67,8 +67,8 @@ VECTORS = """
         __builtin_memcpy(&power, &bits, sizeof(power));
         return series * power;
     };
-    // x Phi(x), where Phi(x) - 1/2 is x times a quotient of polynomials in x^2 up to 5.4, and stays what it is there; it errs by at most
-    // 5e-8 (fitted: the error of the result, largest of all, least).
+    // x Phi(x), where Phi(x) - 1/2 is x times a quotient of polynomials in x^2 up to 5.4, and stays what it is there; the fit errs by at
+    // most 5e-8 of the result (largest error least), float32 by its own rounding beside that.
     const auto gelu = [&](vf x) -> vf {
         const vf y = __builtin_elementwise_min(__builtin_elementwise_max(x, (vf)(-5.4f)), (vf)(5.4f)), t = y * y;
         vf above = (vf)(1.1399738e-10f), below = (vf)(6.70163958e-05f);
