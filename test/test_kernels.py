@@ -196,11 +196,9 @@ def test_samples_equal_those_of_the_torch_twin(grid: Grid) -> None:
     mask = grid.pool_mask(grid.occupancy(cloud(300)))
     origin, direction = rays(2000)
     fast = sample_rays(origin, direction, mask, grid, np.full(2000, 0.5, dtype=np.float32))
-    distance, count = sample_distances(torch.from_numpy(origin), torch.from_numpy(direction), torch.from_numpy(mask), grid)
-    # A run whose length is a whole number of steps may be cut into one sample more or less by the last bit.
-    same = fast.count_R == count.numpy()
-    assert same.mean() > 0.999
-    assert np.abs(fast.distance_RS[same] - distance.numpy()[same][:, : fast.distance_RS.shape[1]]).max() < 1e-4
+    distance, count = sample_distances(torch.from_numpy(origin).double(), torch.from_numpy(direction).double(), torch.from_numpy(mask), grid)
+    assert (fast.count_R == count.numpy()).all()
+    assert np.abs(fast.distance_RS - distance.numpy()).max() < 2e-6  # of up to 28 m in float32
 
 
 def test_a_ray_that_misses_the_region_or_the_mask_has_no_sample(grid: Grid) -> None:

@@ -39,12 +39,10 @@ def test_columns_of_bits_give_the_samples_of_a_walk_from_cell_to_cell(layers: in
     origin = rng.uniform(grid.minimum_m, grid.maximum_m, size=(3000, 3)).astype(np.float32)
     origin[::3, :2] = 0.0  # where four columns meet, as at a sensor: half of such rays leave their first column at once
     fast = sample_rays(origin, direction, mask, grid, np.full(3000, 0.5, dtype=np.float32))
-    distance, count = sample_distances(torch.from_numpy(origin), torch.from_numpy(direction), torch.from_numpy(mask), grid)
-    # A corner that a ray clips by less than rounding may be seen by one and not by the other.
-    same = fast.count_R == np.minimum(count.numpy(), grid.config.rendering.max_samples)
-    assert same.mean() > 0.99
+    distance, count = sample_distances(torch.from_numpy(origin).double(), torch.from_numpy(direction).double(), torch.from_numpy(mask), grid)
+    assert (fast.count_R == np.minimum(count.numpy(), grid.config.rendering.max_samples)).all()
     longest = min(fast.distance_RS.shape[1], distance.shape[1])
-    assert np.quantile(np.abs(fast.distance_RS[same, :longest] - distance.numpy()[same, :longest]).max(axis=1), 0.999) < 1e-3
+    assert np.abs(fast.distance_RS[:, :longest] - distance.numpy()[:, :longest]).max() < 2e-6  # of up to 28 m in float32
 
 
 @pytest.mark.parametrize("layers", [1, 31, 32, 33, 64, 65, 150])

@@ -140,8 +140,8 @@ def median_depth(weight_RS: Tensor, distance_RS: Tensor, valid_RS: Tensor) -> Te
 
 
 def sample_distances(origin_R3: Tensor, direction_R3: Tensor, mask_YXZ: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Samples of every ray inside the mask, all rays one cell further at a time: distances (R, S) and counts (R,)."""
-    low, high = torch.from_numpy(grid.minimum_m), torch.from_numpy(grid.maximum_m)
+    """Samples of every ray inside the mask, all rays one cell further at a time: distances (R, S), as exact as the rays, and counts (R,)."""
+    low, high = (torch.from_numpy(corner_m).to(origin_R3.dtype) for corner_m in (grid.minimum_m, grid.maximum_m))
     shape = torch.tensor(mask_YXZ.shape)[[1, 0, 2]]
     size = (high - low) / shape
     a, b = (low - origin_R3) / direction_R3, (high - origin_R3) / direction_R3
@@ -178,7 +178,7 @@ def _spread(run_N3: Tensor, rays: int, step_m: float) -> tuple[Tensor, Tensor]:
     place = torch.arange(len(run)) - (number.cumsum(0) - number)[run]
     distance = first[run] + (place + 0.5) * ((last - first) / number)[run]
     count = torch.zeros(rays, dtype=torch.long).index_add_(0, ray.long(), number)
-    out = torch.zeros(rays, max(1, int(count.max())))
+    out = torch.zeros(rays, max(1, int(count.max())), dtype=run_N3.dtype)
     out[ray.long()[run], torch.arange(len(run)) - (count.cumsum(0) - count)[ray.long()[run]]] = distance
     return out, count
 
@@ -193,12 +193,12 @@ def march(dense_DZYX: Tensor, mlp: nn.Module, grid: Grid, origins_m: FloatArray,
         origins_m, directions: (R, 3) float32.
         mask_YXZ: (Y, X, Z) bool, what is rendered.
     """
-    origins, towards = torch.from_numpy(np.ascontiguousarray(origins_m)), torch.from_numpy(np.ascontiguousarray(directions))
+    origins, towards = (torch.from_numpy(np.ascontiguousarray(array)).to(kind) for array in (origins_m, directions))
     distance, count = sample_distances(origins, towards, torch.from_numpy(mask_YXZ), grid)
     depths, medians = [], []
     for part in torch.split(torch.arange(len(count)), RAYS_AT_ONCE):
-        along = distance[part].to(kind)
-        position = origins[part, None].to(kind) + along[..., None] * towards[part, None].to(kind)
+        along = distance[part]
+        position = origins[part, None] + along[..., None] * towards[part, None]
         logits = mlp(query_dense(dense_DZYX, position.reshape(-1, 3), grid)).view(along.shape)
         valid = torch.arange(along.shape[1]) < count[part, None]
         rendered = render_equation_4(logits, along, valid)

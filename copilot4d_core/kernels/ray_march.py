@@ -50,7 +50,6 @@ _CLEAR_SHARES = NATIVE + """
     // In loops over the samples of a batch, so that the compiler finds the vector instructions, and the memory is asked for all of them early.
     // The first sample in float64, the others as some cells from it: 80 m over cells of a few centimetres leaves float32 an error that moves far
     // surfaces by a millimetre.
-    const double first = distances[0];
     const double first_x = x_start + first * x_slope, first_y = y_start + first * y_slope, first_z = z_start + first * z_slope;
     const int base_x = static_cast<int>(first_x), base_y = static_cast<int>(first_y), base_z = static_cast<int>(first_z);
     const float from_x = static_cast<float>(first_x - base_x), from_y = static_cast<float>(first_y - base_y),
@@ -60,7 +59,7 @@ _CLEAR_SHARES = NATIVE + """
     float fx[batch], fy[batch], fz[batch];
     int column[batch], layer[batch];
     for (int s = 0; s < batch; ++s) {{
-        const float along = distances[s] - distances[0];
+        const float along = static_cast<float>(s) * spacing;
         float at_x = from_x + along * per_x, at_y = from_y + along * per_y, at_z = from_z + along * per_z;
         at_x = at_x < -base_x ? -base_x : at_x > last_x ? last_x : at_x;
         at_y = at_y < -base_y ? -base_y : at_y > last_y ? last_y : at_y;
@@ -137,18 +136,18 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
     batch: Any = wp.types.vector(length=BATCH, dtype=wp.float32)
 
     @wp.func_native(_CLEAR_SHARES.format(hidden=hidden, batch=BATCH, tree=TREE.format(length=hidden)))
-    def clear_shares(distances: batch, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64, y_slope: wp.float64,
-                     z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
+    def clear_shares(first: wp.float64, spacing: float, taken: int, x_start: wp.float64, x_slope: wp.float64, y_start: wp.float64,
+                     y_slope: wp.float64, z_start: wp.float64, z_slope: wp.float64, shape_x: int, shape_y: int, shape_z: int, words: int,
                      listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float) -> batch:
         ...
 
     @wp.kernel(module="unique")
-    def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float, limit: int,
+    def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: wp.float64, limit: int,
               stop: float, least: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
               output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
         i = first + wp.tid()
-        origin = origins[i]
-        direction = directions[i]
+        origin = wp.vec3d(origins[i])
+        direction = wp.vec3d(directions[i])
         depth = float(0.0)
         median = RayMedian()
         best = float(0.0)
@@ -159,13 +158,13 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
         if with_returns:
             returns = RayReturns()
         # Feature-grid coordinates along the ray, in cells.
-        x_slope = wp.float64(direction[0]) / wp.float64(size[0])
-        y_slope = wp.float64(direction[1]) / wp.float64(size[1])
-        z_slope = wp.float64(direction[2]) / wp.float64(size[2])
-        x_start = (wp.float64(origin[0]) - wp.float64(mask.low[0])) / wp.float64(size[0]) - wp.float64(0.5)
-        y_start = (wp.float64(origin[1]) - wp.float64(mask.low[1])) / wp.float64(size[1]) - wp.float64(0.5)
-        z_start = (wp.float64(origin[2]) - wp.float64(mask.low[2])) / wp.float64(size[2]) - wp.float64(0.5)
-        span = region_entry(origin, direction, mask.low, mask.high)
+        x_slope = direction[0] / wp.float64(size[0])
+        y_slope = direction[1] / wp.float64(size[1])
+        z_slope = direction[2] / wp.float64(size[2])
+        x_start = (origin[0] - mask.low[0]) / wp.float64(size[0]) - wp.float64(0.5)
+        y_start = (origin[1] - mask.low[1]) / wp.float64(size[1]) - wp.float64(0.5)
+        z_start = (origin[2] - mask.low[2]) / wp.float64(size[2]) - wp.float64(0.5)
+        span = region_entry(origin, direction, mask)
         if span[1] > span[0]:
             course = course_of(origin, direction, mask)
             end = span[1]
@@ -174,15 +173,16 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                 begin = walk.distance
                 walk = past_run(walk, course, end, mask)
                 number = samples_in_run(begin, walk.distance, step)
-                spacing = (walk.distance - begin) / float(number)
+                spacing = (walk.distance - begin) / wp.float64(number)
                 k = int(0)
                 while k < number and count < limit and going:
                     taken = wp.min(BATCH, wp.min(number - k, limit - count))
                     distances = batch()
+                    nearest = begin + (wp.float64(k) + wp.float64(0.5)) * spacing
                     for s in range(BATCH):
-                        distances[s] = begin + (float(k + s) + 0.5) * spacing
-                    share = clear_shares(distances, taken, x_start, x_slope, y_start, y_slope, z_start, z_slope, shape[0], shape[1], shape[2],
-                                         listed.shape[1] // 2, listed, cells, output, bias)
+                        distances[s] = wp.float32(nearest) + float(s) * wp.float32(spacing)
+                    share = clear_shares(nearest, wp.float32(spacing), taken, x_start, x_slope, y_start, y_slope, z_start, z_slope,
+                                         shape[0], shape[1], shape[2], listed.shape[1] // 2, listed, cells, output, bias)
                     weights = batch()
                     total = median.total
                     for s in range(BATCH):
@@ -218,7 +218,7 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                     needed = end
                     if depth_only:
                         # What lies further behind the surface changes nothing, so that nothing is looked for there.
-                        needed = wp.min(end, needed_to(median, least))
+                        needed = wp.min(end, wp.float64(needed_to(median, least)))
                     walk = next_run(walk, course, needed, mask)
                     going = walk.distance < needed
         if depth_only:

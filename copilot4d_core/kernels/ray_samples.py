@@ -28,24 +28,25 @@ class RaySamples(NamedTuple):
 
 
 @wp.kernel
-def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: float,
+def _sample_kernel(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: wp.float64,
                    jitter: wp.array(dtype=wp.float32), distance: wp.array2d(dtype=wp.float32), counts: wp.array(dtype=wp.int32)):
     i = first + wp.tid()
     limit = distance.shape[1]
     count = int(0)
-    span = region_entry(origins[i], directions[i], mask.low, mask.high)
+    origin, direction = wp.vec3d(origins[i]), wp.vec3d(directions[i])
+    span = region_entry(origin, direction, mask)
     if span[1] > span[0]:
         end = span[1]
-        course = course_of(origins[i], directions[i], mask)
-        walk = next_run(start_walk(origins[i], directions[i], span[0], mask), course, end, mask)
+        course = course_of(origin, direction, mask)
+        walk = next_run(start_walk(origin, direction, span[0], mask), course, end, mask)
         while walk.distance < end and count < limit:
             begin = walk.distance
             walk = past_run(walk, course, end, mask)
             number = samples_in_run(begin, walk.distance, step)
-            spacing = (walk.distance - begin) / float(number)
+            spacing = (walk.distance - begin) / wp.float64(number)
             taken = wp.min(number, limit - count)
             for k in range(taken):
-                distance[i, count + k] = begin + (float(k) + jitter[i]) * spacing
+                distance[i, count + k] = wp.float32(begin + wp.float64(float(k) + jitter[i]) * spacing)
             count += taken
             walk = next_run(walk, course, end, mask)
     counts[i] = count

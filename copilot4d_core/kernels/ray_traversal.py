@@ -5,6 +5,8 @@
 The mask is one bit a cell, see `skip_mask.py`. A ray is cut at the region's faces (slab test) and walked column by column; neighbouring
 occupied cells form one run, and samples divide a run evenly at no more than one step apart, at least one a run.
 Unusual: the layers that a ray crosses inside a column are bits side by side, so that the first occupied or empty one of them is found at once.
+Distances are float64: sums of float32 steps put samples so far off that the expected depth of a ray which is divided between a near and a far
+surface moved by a millimetre.
 """
 
 # No `from __future__ import annotations`: Warp reads the annotations of native functions as values.
@@ -16,6 +18,10 @@ import warp as wp
 from copilot4d_core.kernels.native import NATIVE
 from copilot4d_core.kernels.skip_mask import SkipMask
 
+_LEVEL = wp.constant(wp.float64(1.0e-9))
+"""Below this a component of a direction counts as 0, and the faces of that axis are never reached."""
+_NEVER_M = wp.constant(wp.float64(1.0e30))
+
 
 @wp.struct
 class MaskGrid:
@@ -23,9 +29,9 @@ class MaskGrid:
 
     bits: wp.array3d(dtype=wp.uint32)
     tops: wp.array2d(dtype=wp.float32)
-    low: wp.vec3
-    high: wp.vec3
-    cell: wp.vec3
+    low: wp.vec3d
+    high: wp.vec3d
+    cell: wp.vec3d
     shape: wp.vec3i
 
 
@@ -35,9 +41,9 @@ def mask_grid(mask: SkipMask) -> MaskGrid:
     rows, columns, layers = grid.mask_cells_YXZ
     result = MaskGrid()
     result.bits, result.tops = mask.bits, mask.tops
-    result.low = wp.vec3(*map(float, grid.minimum_m))
-    result.high = wp.vec3(*map(float, grid.maximum_m))
-    result.cell = wp.vec3(*(float(v) for v in (grid.maximum_m - grid.minimum_m) / np.array([columns, rows, layers], dtype=np.float32)))
+    low_m, high_m = grid.minimum_m.astype(np.float64), grid.maximum_m.astype(np.float64)
+    result.low, result.high = wp.vec3d(*low_m), wp.vec3d(*high_m)
+    result.cell = wp.vec3d(*((high_m - low_m) / [columns, rows, layers]))
     result.shape = wp.vec3i(columns, rows, layers)
     return result
 
@@ -49,13 +55,13 @@ class Course:
     step_x: int
     step_y: int
     """Which way the columns follow each other: 1 or -1."""
-    spacing_x: float
-    spacing_y: float
+    spacing_x: wp.float64
+    spacing_y: wp.float64
     """Metres from face to face."""
-    layer_start: float
-    layer_slope: float
+    layer_start: wp.float64
+    layer_slope: wp.float64
     """Height in layers at the origin, and how many are crossed a metre."""
-    layer_spacing: float
+    layer_spacing: wp.float64
     """Metres from layer to layer; negative downwards."""
 
 
@@ -69,69 +75,69 @@ class Walk:
     x: int
     y: int
     z: int
-    next_x: float
-    next_y: float
-    distance: float
+    next_x: wp.float64
+    next_y: wp.float64
+    distance: wp.float64
     """Where the ray entered the current cell; the end of the walk once it is reached, or the ray has left the region."""
 
 
 @wp.func
-def region_entry(origin: wp.vec3, direction: wp.vec3, low: wp.vec3, high: wp.vec3):
-    """Distances at which a ray enters (at least 0) and leaves the box; entry >= exit when it misses."""
-    near = float(0.0)
-    far = float(1.0e30)
+def region_entry(origin: wp.vec3d, direction: wp.vec3d, mask: MaskGrid):
+    """Distances at which a ray enters (at least 0) and leaves the region; entry >= exit when it misses."""
+    near = wp.float64(0.0)
+    far = _NEVER_M
     for axis in range(3):
-        if wp.abs(direction[axis]) < 1.0e-9:
-            if origin[axis] < low[axis] or origin[axis] >= high[axis]:
-                far = -1.0
+        if wp.abs(direction[axis]) < _LEVEL:
+            if origin[axis] < mask.low[axis] or origin[axis] >= mask.high[axis]:
+                far = wp.float64(-1.0)
         else:
-            a = (low[axis] - origin[axis]) / direction[axis]
-            b = (high[axis] - origin[axis]) / direction[axis]
+            a = (mask.low[axis] - origin[axis]) / direction[axis]
+            b = (mask.high[axis] - origin[axis]) / direction[axis]
             near = wp.max(near, wp.min(a, b))
             far = wp.min(far, wp.max(a, b))
-    return wp.vec2(near, far)
+    return wp.vec2d(near, far)
 
 
 @wp.func
-def face_distance(cell: int, origin: float, direction: float, low: float, size: float):
+def face_distance(cell: int, origin: wp.float64, direction: wp.float64, low: wp.float64, size: wp.float64):
     """Distance to the face through which the ray leaves a cell along one axis."""
-    if wp.abs(direction) < 1.0e-9:
-        return float(1.0e30)
-    ahead = wp.where(direction > 0.0, 1, 0)
-    return (low + float(cell + ahead) * size - origin) / direction
+    if wp.abs(direction) < _LEVEL:
+        return _NEVER_M
+    ahead = wp.where(direction > wp.float64(0.0), 1, 0)
+    return (low + wp.float64(cell + ahead) * size - origin) / direction
 
 
 @wp.func
-def face_spacing(direction: float, size: float):
+def face_spacing(direction: wp.float64, size: wp.float64):
     """Distance from face to face along one axis."""
-    if wp.abs(direction) < 1.0e-9:
-        return float(1.0e30)
+    if wp.abs(direction) < _LEVEL:
+        return _NEVER_M
     return size / wp.abs(direction)
 
 
 @wp.func
-def cell_at(position: float, low: float, size: float, cells: int):
+def cell_at(position: wp.float64, low: wp.float64, size: wp.float64, cells: int):
     """Index of the cell of a position along one axis, clamped into the region."""
     return wp.clamp(int(wp.floor((position - low) / size)), 0, cells - 1)
 
 
 @wp.func
-def course_of(origin: wp.vec3, direction: wp.vec3, mask: MaskGrid):
+def course_of(origin: wp.vec3d, direction: wp.vec3d, mask: MaskGrid):
     """What stays the same along a ray."""
     course = Course()
-    course.step_x = wp.where(direction[0] > 0.0, 1, -1)
-    course.step_y = wp.where(direction[1] > 0.0, 1, -1)
+    course.step_x = wp.where(direction[0] > wp.float64(0.0), 1, -1)
+    course.step_y = wp.where(direction[1] > wp.float64(0.0), 1, -1)
     course.spacing_x = face_spacing(direction[0], mask.cell[0])
     course.spacing_y = face_spacing(direction[1], mask.cell[1])
     course.layer_start = (origin[2] - mask.low[2]) / mask.cell[2]
     course.layer_slope = direction[2] / mask.cell[2]
-    if wp.abs(direction[2]) >= 1.0e-9:
+    if wp.abs(direction[2]) >= _LEVEL:
         course.layer_spacing = mask.cell[2] / direction[2]
     return course
 
 
 @wp.func
-def start_walk(origin: wp.vec3, direction: wp.vec3, near: float, mask: MaskGrid):
+def start_walk(origin: wp.vec3d, direction: wp.vec3d, near: wp.float64, mask: MaskGrid):
     """Walk that stands in the cell where the ray enters the region."""
     walk = Walk()
     walk.distance = near
@@ -147,21 +153,23 @@ _WALK = """
     // In plain C++, so that the state of a walk stays in registers.
     const int columns = mask.shape.c[0], rows = mask.shape.c[1], top = mask.shape.c[2] - 1, words = mask.bits.shape[2];
     const unsigned long long other = occupied ? 0ull : ~0ull;
-    const bool up = course.layer_slope > 0.0f;
+    const bool up = course.layer_slope > 0.0;
     int x = walk.x, y = walk.y, z = walk.z;
-    float next_x = walk.next_x, next_y = walk.next_y, distance = walk.distance;
+    double next_x = walk.next_x, next_y = walk.next_y, distance = walk.distance;
     const auto leaves_column = [&]() {
-        const float face = next_x < next_y ? next_x : next_y;
+        const double face = next_x < next_y ? next_x : next_y;
         return face < end ? face : end;
     };
-    const auto height = [&](float at) { return MULTIPLY_ADD(at, course.layer_slope, course.layer_start); };
+    const auto height = [&](double at) { return at * course.layer_slope + course.layer_start; };
     // Never back, whatever rounding says.
-    const auto layer_at = [&](float at) {
-        int layer = static_cast<int>(FLOOR(height(at)));
+    const auto layer_at = [&](double at) {
+        const double exact = height(at);
+        int layer = static_cast<int>(exact);
+        layer -= exact < layer;
         layer = layer < 0 ? 0 : layer > top ? top : layer;
         return up ? (layer > z ? layer : z) : (layer < z ? layer : z);
     };
-    const auto enter_next_column = [&](float leave) {
+    const auto enter_next_column = [&](double leave) {
         distance = leave;
         if (next_x <= next_y) {
             x += course.step_x;
@@ -174,7 +182,7 @@ _WALK = """
             distance = end;
     };
     while (distance < end) {
-        const float leave = leaves_column();
+        const double leave = leaves_column();
         // Over everything in a column: the next one, before anything is looked at. Most of a ray's way is such.
         if (occupied && height(up ? distance : leave) >= mask.tops.data[y * columns + x]) {
             enter_next_column(leave);
@@ -199,7 +207,7 @@ _WALK = """
         }
         if (layer >= 0) {
             if (layer != z) {
-                const float at = (static_cast<float>(up ? layer : layer + 1) - course.layer_start) * course.layer_spacing;
+                const double at = (static_cast<double>(up ? layer : layer + 1) - course.layer_start) * course.layer_spacing;
                 distance = at < distance ? distance : at > leave ? leave : at;
                 z = layer;
             }
@@ -208,22 +216,22 @@ _WALK = """
         z = last;
         enter_next_column(leave);
     }
-    wp::vec_t<6, wp::float32> state;
+    wp::vec_t<6, wp::float64> state;
     state[0] = x, state[1] = y, state[2] = z, state[3] = next_x, state[4] = next_y, state[5] = distance;
     return state;
 """
-_State: Any = wp.types.vector(length=6, dtype=wp.float32)
+_State: Any = wp.types.vector(length=6, dtype=wp.float64)
 """The fields of `Walk` in their order: native functions return no structs."""
 
 
 @wp.func_native(NATIVE + _WALK)
-def _to_cell(walk: Walk, course: Course, end: float, mask: MaskGrid, occupied: bool) -> _State:
+def _to_cell(walk: Walk, course: Course, end: wp.float64, mask: MaskGrid, occupied: bool) -> _State:
     """The first cell from here on that is occupied or that is not."""
     ...
 
 
 @wp.func
-def _walked(walk: Walk, course: Course, end: float, mask: MaskGrid, occupied: bool):
+def _walked(walk: Walk, course: Course, end: wp.float64, mask: MaskGrid, occupied: bool):
     state = _to_cell(walk, course, end, mask, occupied)
     walk.x = int(state[0])
     walk.y = int(state[1])
@@ -235,18 +243,18 @@ def _walked(walk: Walk, course: Course, end: float, mask: MaskGrid, occupied: bo
 
 
 @wp.func
-def next_run(walk: Walk, course: Course, end: float, mask: MaskGrid):
+def next_run(walk: Walk, course: Course, end: wp.float64, mask: MaskGrid):
     """The walk at the first occupied cell from here on, or at its end."""
     return _walked(walk, course, end, mask, True)
 
 
 @wp.func
-def past_run(walk: Walk, course: Course, end: float, mask: MaskGrid):
+def past_run(walk: Walk, course: Course, end: wp.float64, mask: MaskGrid):
     """The walk behind the occupied cells that begin here."""
     return _walked(walk, course, end, mask, False)
 
 
 @wp.func
-def samples_in_run(begin: float, end: float, step: float):
+def samples_in_run(begin: wp.float64, end: wp.float64, step: wp.float64):
     """How many samples divide a run evenly at no more than one step apart; at least one."""
     return wp.max(1, int(wp.ceil((end - begin) / step)))
