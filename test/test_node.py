@@ -41,7 +41,7 @@ def node_process(namespace: str, log: Path, *parameters: str, encode_ms: float =
     """The node with the fake model; killed at the end if it still runs."""
     # The fake runner lies here, so the child would not find a checkout that is not installed.
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {SLOW_MS_VARIABLE: str(encode_ms), RENDER_MS_VARIABLE: str(render_ms), "PYTHONPATH": path}
+    environment = os.environ | {SLOW_MS_VARIABLE: str(encode_ms), RENDER_MS_VARIABLE: str(render_ms), "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
     command = [sys.executable, str(HERE / "fake_runner.py"), "--ros-args", "-r", f"__ns:=/{namespace}", *parameters]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
@@ -273,8 +273,9 @@ def test_a_signal_ends_the_node_cleanly(graph: None, tmp_path: Path, with_signal
         client.wait(lambda: client.info, "model info")
         client.wait(lambda: client.clouds.get_subscription_count(), "subscription")
         client.send_until(lambda: client.count("received") > 0, "a scan arrived")
-        assert stop(process, with_signal) == 0
+        code = stop(process, with_signal)
         client.destroy_node()
+    assert code == 0, log.read_text()
     assert "Traceback" not in log.read_text()
 
 
