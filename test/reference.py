@@ -69,10 +69,12 @@ def render_dense(model: torch.nn.Module, feature_HWC: Tensor, distance_RS: Tenso
 
 
 def ray_median(weights: np.ndarray, distances: np.ndarray) -> float:
-    """Median depth of one ray, in the words of `kernels/ray_median.py`; NaN for none."""
+    """Depth of one ray's surface, in the words of `kernels/ray_median.py`; NaN for none."""
+    if not len(weights):
+        return np.nan
     reached = np.flatnonzero(np.cumsum(weights) >= 0.5)
     if not len(reached):
-        return np.nan
+        return float(distances[np.argmax(weights)])
     near = [i for i in range(reached[0] - 2, reached[0] + 3) if 0 <= i < len(weights) and abs(distances[i] - distances[reached[0]]) <= 0.41]
     return float(np.average(distances[near], weights=weights[near]))
 

@@ -196,6 +196,14 @@ def test_dust_before_an_open_sky_has_a_return_but_no_depth(scene: Scene) -> None
     assert returns_of(rendering) == [pytest.approx((10.0, 0.3), abs=1e-4)]
 
 
+def test_what_stops_less_than_half_of_the_light_is_met_where_most_of_it_is(scene: Scene) -> None:
+    # w = 0.15 and 0.85 * 0.35 = 0.2975: together 0.4475, over the 0.35 of `mini` and under one half.
+    rendering = scene.render([(10.0, logit(0.15)), (15.0, logit(0.35))])
+    assert rendering.opacity[0] == pytest.approx(0.4475, abs=1e-4)
+    assert rendering.median_m[0] == rendering.strongest_m[0] == pytest.approx(15.0, abs=1e-4)
+    assert rendering.expected_m[0] == pytest.approx((1.5 + 0.2975 * 15) / 0.4475, abs=1e-3)
+
+
 def test_thick_dust_is_one_broad_return() -> None:
     # Two neighbouring cells at the usual step: 13 samples of alpha 0.05 in 2.5 m, each nearer than 1 m to the next.
     rendering = Scene(step_m=0.2).render([(10.0, logit(0.05)), (11.25, logit(0.05))])

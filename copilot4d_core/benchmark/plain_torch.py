@@ -126,17 +126,19 @@ class Marched(NamedTuple):
     depth: Tensor
     """Sum of weight times distance."""
     median: Tensor
-    """As in `kernels/ray_median.py`; NaN where the weights do not reach one half."""
+    """As in `kernels/ray_median.py`; NaN without a sample."""
 
 
 def median_depth(weight_RS: Tensor, distance_RS: Tensor, valid_RS: Tensor) -> Tensor:
-    """Weighted mean distance of the sample that reaches half and of its neighbours on the same surface, (R,); NaN where none does."""
+    """Weighted mean distance of the sample that reaches half and of its neighbours on the same surface, (R,); where none does, the distance of the
+    largest weight, NaN without a sample."""
     reached_RS = weight_RS.cumsum(dim=1) >= 0.5
     half_R1 = reached_RS.byte().argmax(dim=1, keepdim=True)
     place = torch.arange(weight_RS.shape[1])
     surface = ((place - half_R1).abs() <= BESIDE) & ((distance_RS - distance_RS.gather(1, half_R1)).abs() <= SURFACE_M) & valid_RS
     weight = weight_RS * surface
-    return torch.where(reached_RS[:, -1], (weight * distance_RS).sum(dim=1) / weight.sum(dim=1), torch.nan)
+    strongest = torch.where(valid_RS.any(dim=1), distance_RS.gather(1, weight_RS.argmax(dim=1, keepdim=True)).squeeze(1), torch.nan)
+    return torch.where(reached_RS[:, -1], (weight * distance_RS).sum(dim=1) / weight.sum(dim=1), strongest)
 
 
 def sample_distances(origin_R3: Tensor, direction_R3: Tensor, mask_YXZ: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

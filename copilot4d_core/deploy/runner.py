@@ -44,7 +44,8 @@ class Rendering(NamedTuple):
     opacity: FloatArray
     """Sum of the weights, 0 to 1."""
     median_m: FloatArray
-    """Of the surface at which the summed weight reaches one half; NaN for nothing. See `kernels/ray_median.py`."""
+    """Of the surface at which the summed weight reaches one half, or the strongest where it does not; NaN for nothing. See
+    `kernels/ray_median.py`."""
     strongest_m: FloatArray
     """Distance of the largest weight; NaN for nothing."""
     returns: Returns | None = None

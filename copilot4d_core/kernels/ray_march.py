@@ -18,14 +18,14 @@ from copilot4d_core.config import Config
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE, TREE
-from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, is_known, median_distance, needed_to, with_last, with_next
+from copilot4d_core.kernels.ray_median import RayMedian, concerns_median, is_known, needed_to, surface_distance, with_last, with_next
 from copilot4d_core.kernels.ray_returns import RayReturns, closed, with_sample
 from copilot4d_core.kernels.ray_traversal import MaskGrid, course_of, mask_grid, next_run, past_run, region_entry, samples_in_run, start_walk
 from copilot4d_core.kernels.skip_mask import SkipMask
 
 WEIGHTED, OPACITY, MEDIAN, STRONGEST, NEAR, NEAR_WEIGHT, FAR, FAR_WEIGHT = range(8)
-"""Rows of the result of `Rows.RENDERING` and `Rows.RETURNS`. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: that
-of `ray_median.py` in metres, NaN for none. STRONGEST: distance in metres of the largest weight, NaN without a sample. A ray that crosses no
+"""Rows of the result of `Rows.RENDERING` and `Rows.RETURNS`. WEIGHTED: sum w_i h_i in metres, D of equation 4. OPACITY: sum w_i. MEDIAN: of
+`ray_median.py` in metres, NaN without a sample. STRONGEST: distance in metres of the largest weight, NaN without a sample. A ray that crosses no
 occupied cell has 0, 0, NaN, NaN. NEAR, FAR: distances in metres of the two returns of `ray_returns.py`, and their weights; 0, 0 for one that is
 not there."""
 
@@ -143,7 +143,7 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
 
     @wp.kernel(module="unique")
     def march(first: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: wp.float64, limit: int,
-              stop: float, least: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
+              stop: float, threshold: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector),
               output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
         i = first + wp.tid()
         origin = wp.vec3d(origins[i])
@@ -155,6 +155,7 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
         clear = float(1.0)
         count = int(0)
         going = bool(True)
+        least = wp.max(threshold, 0.5)
         if with_returns:
             returns = RayReturns()
         # Feature-grid coordinates along the ray, in cells.
@@ -193,6 +194,8 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                         total += weights[s]
                         if not depth_only:
                             depth += weights[s] * distances[s]
+                    if not depth_only or median.total < 0.5:
+                        for s in range(BATCH):
                             if weights[s] > best:
                                 best = weights[s]
                                 best_distance = distances[s]
@@ -221,12 +224,13 @@ def _march_kernel(hidden: int, rows: Rows) -> wp.Kernel:
                         needed = wp.min(end, wp.float64(needed_to(median, least)))
                     walk = next_run(walk, course, needed, mask)
                     going = walk.distance < needed
+        surface = surface_distance(median, best_distance)
         if depth_only:
-            out[0, i] = wp.where(median.total >= least, median_distance(median), wp.float32(wp.nan))
+            out[0, i] = wp.where(median.total >= threshold, surface, wp.float32(wp.nan))
         else:
             out[0, i] = depth
             out[1, i] = median.total
-            out[2, i] = median_distance(median)
+            out[2, i] = surface
             out[3, i] = best_distance
         if with_returns:
             returns = closed(returns)
@@ -261,5 +265,5 @@ def march_rays(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: 
     settings = grid.config.rendering
     launch_rows(_march_kernel(cells.hidden_dim, Rows(out.shape[0])), rays, [
         origins, directions, mask_grid(mask), settings.step_m, settings.max_samples, settings.stop_transmittance,
-        max(0.5, settings.opacity_threshold), wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed,
+        settings.opacity_threshold, wp.vec3(*map(float, grid.feature_cell_size_m)), wp.vec3i(columns, rows, layers), cells.listed,
         cells.hidden, cells.output, cells.output_bias, out], device)

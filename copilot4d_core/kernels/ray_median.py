@@ -6,6 +6,8 @@ It is the weighted mean distance of the sample at which the summed weight reache
 it, as far as they lie within `SURFACE_M`. Our choice: the margin is that of the concentration term, and a centimetre, so that rounding does
 not decide over samples two steps of 0.2 m away. The distance of that one sample would be off by up to half a step, whatever the weights say;
 dust before a wall stays out of the mean.
+A ray whose weights do not reach one half has no such sample; where so little is enough (`rendering.opacity_threshold`), its surface is the sample of
+the largest weight.
 """
 
 from __future__ import annotations
@@ -95,3 +97,9 @@ def median_distance(median: RayMedian):
     if median.weight > 0.0:
         result = median.half_m + median.offset / median.weight
     return result
+
+
+@wp.func
+def surface_distance(median: RayMedian, strongest_m: float):
+    """Metres: the median, or the sample of the largest weight where half was never reached; NaN without either."""
+    return wp.where(median.weight > 0.0, median_distance(median), strongest_m)
