@@ -331,7 +331,7 @@ def _mini() -> Config:
         swin=SwinConfig(dims=(48, 96), heads=(3, 6), encoder_depths=(2, 2), decoder_depths=(2, 2), mlp_ratio=2.0),
         quantizer=QuantizerConfig(codebook_dim=128, bank_occupied_share=0.9, blank_token=True),
         spatial_skip=SpatialSkipConfig(pool_voxels=2),
-        rendering=RenderingConfig(step_m=0.35, opacity_threshold=0.35),
+        rendering=RenderingConfig(step_m=0.35),
         loss=LossConfig(opacity_weight=0.3, likelihood_weight=1.5),
         training=TrainingConfig(optimizer=OptimizerKind.MUON, learning_rate=2e-3, warmup_steps=200, steps=8_000, batch_scans=1,
                                 codebook_start_step=300),
