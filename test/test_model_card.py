@@ -139,16 +139,21 @@ def test_a_run_is_not_resumed_with_other_data(runs: Path, tmp_path: Path) -> Non
 
     from lightning.pytorch.callbacks import Callback
 
+    from copilot4d_core.training.training_log import TrainingLog
+
     class StopAtTwo(Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *unused: Any) -> None:
             if module.steps_done == 2:
                 from copilot4d_core.training.checkpoint import save_checkpoint
 
                 save_checkpoint(out / "checkpoint.safetensors", module)
+                logs.extend(callback.file for callback in trainer.callbacks if isinstance(callback, TrainingLog))
                 raise StoppedError
 
+    logs: list[Any] = []
     with pytest.raises(StoppedError):
         train(config, [runs / "drive"], out, callbacks=[StopAtTwo()])
+    assert [file.closed for file in logs] == [True]
     with pytest.raises(ValueError, match=r"started with other data \(data: .*; simulated: None there, .*name the same --data"):
         train(config, [runs / "drive"], out, resume=True, simulate=50)
     train(config, [runs / "drive"], out, resume=True)

@@ -56,11 +56,18 @@ class TrainingLog(Callback):
             for name, value in {**values, "skipped": module.bad_batches.skipped}.items():
                 trainer.logger.experiment.add_scalar(name, value, module.steps_done)  # type: ignore[union-attr]
 
+    def on_exception(self, trainer: lightning.Trainer, module: Any, exception: BaseException) -> None:
+        self._close()
+
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._close()
         if self.file is not None and self.step_s:
-            self.file.close()
             median_s = statistics.median(self.step_s)
             print(f"{len(self.step_s)} steps, median {median_s:.3g} s: {module.config.training.batch_scans / median_s:.3g} scans per second")
+
+    def _close(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
 
 def keep_steps(path: Path, columns: list[str], last_step: int) -> None:
