@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import KernelWeights, kernel_weights
 from copilot4d_core.deploy.torch_runner import TorchRunner
 from copilot4d_core.grid import Grid
-from copilot4d_core.kernels.feature_readout import FeatureReadout
+from copilot4d_core.kernels.feature_readout import FeatureReadout, ReadoutWeights
 from copilot4d_core.kernels.interpolation import corners, interpolate, interpolate_backward
 from copilot4d_core.kernels.launch import CPU_MEMORY
 from copilot4d_core.kernels.pillar_blocks import PillarBlocks
@@ -311,6 +313,25 @@ def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: T
     assert np.array_equal(slot_YXZ > 0, expected)
     assert sorted(slot_YXZ[expected].tolist()) == list(range(1, cells.total() + 1))
     assert np.abs(hidden_UH[slot_YXZ[expected]] - dense[expected]).max() < 1e-4
+
+
+@pytest.mark.parametrize("hidden", [1, 8, 32, 33, 37, 40, 48, 64])
+def test_read_out_of_any_width_keeps_to_its_rows(hidden: int) -> None:
+    """Against a matrix product of NumPy; some rows are read out by another core than their neighbours."""
+    config = preset("tiny")
+    grid = Grid(dataclasses.replace(config, feature_grid=dataclasses.replace(config.feature_grid, hidden=hidden)))
+    rng = np.random.default_rng(hidden)
+    per_patch, layers, (height, width) = config.grid.feature_cells_per_patch, grid.feature_cells_YXZ[2], grid.patches_HW
+    weights = ReadoutWeights(rng.normal(size=(per_patch**2 * layers, 5, hidden)).astype(np.float32),
+                             rng.normal(size=(per_patch**2 * layers, hidden)).astype(np.float32), np.zeros(hidden, dtype=np.float32), 0.0)
+    features = rng.normal(size=(height * width, 5)).astype(np.float32)
+    where, cells = SkipMask(grid), FeatureReadout(weights, grid)
+    where.fill(rng.random(grid.mask_cells_YXZ) < 0.2)
+    cells(wp.array(features, dtype=wp.float32, ndim=2, device="cpu"), where)
+    y, x, z = np.nonzero(slots := slots_of(cells))
+    row = (y % per_patch * per_patch + x % per_patch) * layers + z
+    expected = np.einsum("nc,nch->nh", features[y // per_patch * width + x // per_patch], weights.matrix_RCH[row]) + weights.bias_RH[row]
+    assert len(y) > 1000 and np.abs(cells.hidden.numpy()[slots[y, x, z]] - expected).max() < 1e-4
 
 
 def test_read_out_beyond_its_memory_marks_the_cells_as_missing_and_says_how_many_there_are(model: Tokenizer) -> None:

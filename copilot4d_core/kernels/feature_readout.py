@@ -36,8 +36,10 @@ class ReadoutWeights(NamedTuple):
 
 _CHUNK_PATCHES = 64
 """Neighbouring patches that one CPU thread reads out together: their rows of the matrix stay in the core's fastest memory meanwhile."""
+_LANES = 32
+"""Sums that are kept in registers at once, at most."""
 _PRODUCT = NATIVE + """
-    const int hidden = {hidden}, lanes = hidden < 32 ? hidden : 32;
+    const int hidden = {hidden}, lanes = {lanes};
     const float* from = feature.data + static_cast<size_t>(patch) * channels;
     const float* weights = reinterpret_cast<const float*>(matrix.data) + static_cast<size_t>(row) * channels * hidden;
     const float* start = reinterpret_cast<const float*>(bias.data) + static_cast<size_t>(row) * hidden;
@@ -104,7 +106,9 @@ def _mark_kernel(first: int, mask: wp.array3d(dtype=wp.uint32), columns: int, pe
 def _readout_kernel(hidden: int) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
 
-    @wp.func_native(_PRODUCT.format(hidden=hidden))
+    lanes = max(number for number in range(1, _LANES + 1) if hidden % number == 0)
+
+    @wp.func_native(_PRODUCT.format(hidden=hidden, lanes=lanes))
     def product(patch: int, row: int, slot: int, channels: int, feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
                 bias: wp.array(dtype=vector), out: wp.array(dtype=vector)):
         ...
