@@ -278,6 +278,8 @@ class TrainingConfig:
     """Share of the examples of whose points some are kept from the encoder, as by a sensor with fewer beams."""
     other_mount_share: float = field(default=0.3, metadata={"before": 0.3})
     """Share of the examples that are shifted in height by more than a car's sensors differ, as from a low robot or a truck."""
+    turned_share: float = field(default=1.0, metadata={"before": 1.0})
+    """Share of the examples that are turned about z by any angle; the others by a few degrees, so that what runs along the road stays so."""
     render_predicted_mask: bool = True
     """Also sample cells that the skip branch itself predicts, beside the paper's ground-truth mask, so that the
     occupancy is taught in the cells that are rendered when deployed."""
@@ -286,7 +288,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("thinned_share", "other_mount_share"):
+        for name in ("thinned_share", "other_mount_share", "turned_share"):
             _require(0.0 <= (share := getattr(self, name)) <= 1.0, f"training.{name}: expected 0 to 1, got {share}")
 
 

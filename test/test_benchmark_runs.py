@@ -91,6 +91,18 @@ class TestPairs:
         assert (row.ours_ms, row.other_ms, row.ratio, row.lowest_ratio) == pytest.approx((1000.0, 4000.0, 4.0, 3.0))
         assert (row.pairs, row.difference) == (3, pytest.approx(0.5))
 
+    def test_the_input_is_made_anew_before_each_run_and_its_making_is_not_counted(self) -> None:
+        clock, order = Clock(), []
+
+        def run(name: str, cost_s: float) -> list[float]:
+            order.append(name)
+            clock.sleep(cost_s)
+            return [1.0]
+
+        row = compared(Pair("a", "b", lambda: run("A", 1.0), lambda: run("B", 4.0), "m", lambda: run("input", 7.0)), 2, clock, lambda seconds: None)
+        assert order == ["A", "B"] + ["input", "A", "input", "B"] * 2
+        assert (row.ours_ms, row.other_ms, row.ratio) == pytest.approx((1000.0, 4000.0, 4.0))
+
     def test_results_without_a_common_number_are_refused(self) -> None:
         with pytest.raises(ValueError, match="expected finite numbers to compare"):
             compared(Pair("a", "b", lambda: [np.nan], lambda: [1.0], ""), 1)

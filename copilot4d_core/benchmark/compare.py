@@ -40,6 +40,8 @@ class Pair(NamedTuple):
     other: Callable[[], Any]
     unit: str
     """Of the difference."""
+    make_input: Callable[[], Any] = lambda: None
+    """The stage before, run unmeasured before each run of either: in a frame, too, it has just written what this one reads."""
 
 
 class Comparison(NamedTuple):
@@ -79,6 +81,7 @@ def compared(pair: Pair, repeats: int, clock: Callable[[], float] = time.perf_co
         pair_s = []
         for run in (pair.ours, pair.other):
             sleep(REST_S)
+            pair.make_input()
             start_s = clock()
             run()
             pair_s.append(clock() - start_s)
@@ -134,8 +137,13 @@ def _march_pairs(model: Model, stages: CpuStages, features: FloatArray, mask: An
     from copilot4d_core.benchmark.plain_torch import march_of
 
     torch_march, what = march_of(model, features, mask), f"{len(rays.directions):,} rays"
-    stages.fill_cells(features, mask)
-    return [Pair(f"march of {what}", "torch grid_sample, cumprod", lambda: stages.march(rays, Rows.DEPTH)[0], lambda: torch_march(rays), "m"),
+
+    def make_cells() -> None:
+        stages.fill_cells(features, mask)
+
+    make_cells()
+    return [Pair(f"march of {what}", "torch grid_sample, cumprod", lambda: stages.march(rays, Rows.DEPTH)[0], lambda: torch_march(rays), "m",
+                 make_cells),
             Pair(f"cells and march of {what}", "the same, grid made before", lambda: stages.depth(features, mask, rays),
                  lambda: torch_march(rays), "m")]
 

@@ -20,6 +20,7 @@ from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
 from copilot4d_core.kernels.native import NATIVE
 from copilot4d_core.kernels.skip_mask import SkipMask, words_of
+from copilot4d_core.kernels.vectors import WIDEST
 
 
 class ReadoutWeights(NamedTuple):
@@ -38,28 +39,58 @@ _CHUNK_PATCHES = 64
 """Neighbouring patches that one CPU thread reads out together: their rows of the matrix stay in the core's fastest memory meanwhile."""
 _LANES = 32
 """Sums that are kept in registers at once, at most."""
-_PRODUCT = NATIVE + """
+_ROW = NATIVE + """
     const int hidden = {hidden}, lanes = {lanes};
-    const float* from = feature.data + static_cast<size_t>(patch) * channels;
+#if defined(__AVX512F__)
+    struct Group {{ enum {{ COUNT = 4 }}; }};  // what a core's registers hold
+#else
+    struct Group {{ enum {{ COUNT = 1 }}; }};
+#endif
+    struct One {{ enum {{ COUNT = 1 }}; }};
     const float* weights = reinterpret_cast<const float*>(matrix.data) + static_cast<size_t>(row) * channels * hidden;
     const float* start = reinterpret_cast<const float*>(bias.data) + static_cast<size_t>(row) * hidden;
-    float* to = reinterpret_cast<float*>(out.data) + static_cast<size_t>(slot) * hidden;
-    for (int first = 0; first < hidden; first += lanes) {{
-        // Two sums side by side: one would wait for its own last addition.
-        float even[lanes], odd[lanes];
-        for (int k = 0; k < lanes; ++k) {{ even[k] = start[first + k]; odd[k] = 0.0f; }}
-        int channel = 0;
-        for (; channel + 1 < channels; channel += 2) {{
-            const float* w = weights + static_cast<size_t>(channel) * hidden + first;
-            for (int k = 0; k < lanes; ++k) even[k] = MULTIPLY_ADD(from[channel], w[k], even[k]);
-            for (int k = 0; k < lanes; ++k) odd[k] = MULTIPLY_ADD(from[channel + 1], w[hidden + k], odd[k]);
+    const float* from[Group::COUNT];
+    float* to[Group::COUNT];
+    // Cells side by side: each weight is loaded once for all of them.
+    const auto products = [&](auto group, const float* const* from, float* const* to) {{
+        const int cells = decltype(group)::COUNT;
+        for (int first = 0; first < hidden; first += lanes) {{
+            // Two sums a number: one would wait for its own last addition.
+            float even[cells][lanes], odd[cells][lanes];
+            for (int i = 0; i < cells; ++i)
+                for (int k = 0; k < lanes; ++k) {{ even[i][k] = start[first + k]; odd[i][k] = 0.0f; }}
+            int channel = 0;
+            for (; channel + 1 < channels; channel += 2) {{
+                const float* w = weights + static_cast<size_t>(channel) * hidden + first;
+                for (int i = 0; i < cells; ++i) {{
+                    for (int k = 0; k < lanes; ++k) even[i][k] = MULTIPLY_ADD(from[i][channel], w[k], even[i][k]);
+                    for (int k = 0; k < lanes; ++k) odd[i][k] = MULTIPLY_ADD(from[i][channel + 1], w[hidden + k], odd[i][k]);
+                }}
+            }}
+            if (channel < channels) {{
+                const float* w = weights + static_cast<size_t>(channel) * hidden + first;
+                for (int i = 0; i < cells; ++i)
+                    for (int k = 0; k < lanes; ++k) even[i][k] = MULTIPLY_ADD(from[i][channel], w[k], even[i][k]);
+            }}
+            for (int i = 0; i < cells; ++i)
+                for (int k = 0; k < lanes; ++k) to[i][first + k] = even[i][k] + odd[i][k];
         }}
-        if (channel < channels) {{
-            const float* w = weights + static_cast<size_t>(channel) * hidden + first;
-            for (int k = 0; k < lanes; ++k) even[k] = MULTIPLY_ADD(from[channel], w[k], even[k]);
+    }};
+    int waiting = 0;
+    for (int p = 0; p < chunk; ++p) {{
+        const unsigned int* const column = listed.data + static_cast<size_t>(first_column + p * per_patch) * listed.shape[1] + 2 * word;
+        if (!(column[1] >> bit & 1u)) continue;
+        const int slot = static_cast<int>(column[0]) + 1 + COUNT_BITS(column[1] & ((1u << bit) - 1u));
+        // Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
+        if (slot > capacity) continue;
+        from[waiting] = feature.data + static_cast<size_t>(first_patch + p) * channels;
+        to[waiting] = reinterpret_cast<float*>(out.data) + static_cast<size_t>(slot) * hidden;
+        if (++waiting == Group::COUNT) {{
+            products(Group(), from, to);
+            waiting = 0;
         }}
-        for (int k = 0; k < lanes; ++k) to[first + k] = even[k] + odd[k];
     }}
+    for (int i = 0; i < waiting; ++i) products(One(), from + i, to + i);
 """
 
 
@@ -108,12 +139,14 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
 
     lanes = max(number for number in range(1, _LANES + 1) if hidden % number == 0)
 
-    @wp.func_native(_PRODUCT.format(hidden=hidden, lanes=lanes))
-    def product(patch: int, row: int, slot: int, channels: int, feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
-                bias: wp.array(dtype=vector), out: wp.array(dtype=vector)):
+    @wp.func_native(_ROW.format(hidden=hidden, lanes=lanes))
+    def read_out_row(row: int, word: int, bit: int, first_column: int, per_patch: int, first_patch: int, chunk: int, channels: int, capacity: int,
+                     listed: wp.array2d(dtype=wp.uint32), feature: wp.array2d(dtype=wp.float32), matrix: wp.array2d(dtype=vector),
+                     bias: wp.array(dtype=vector), out: wp.array(dtype=vector)):
+        """The cells of one layer, at one place inside their patches, as far as they are listed."""
         ...
 
-    @wp.kernel(module="unique")
+    @wp.kernel(module="unique", **WIDEST)
     def readout(first: int, patch_columns: int, per_patch: int, chunk: int, layers: int, feature: wp.array2d(dtype=wp.float32),
                 matrix: wp.array2d(dtype=vector), bias: wp.array(dtype=vector), counts: wp.array(dtype=wp.int32),
                 ends: wp.array(dtype=wp.int32), listed: wp.array2d(dtype=wp.uint32), capacity: int, out: wp.array(dtype=vector)):
@@ -137,14 +170,8 @@ def _readout_kernel(hidden: int) -> wp.Kernel:
             for bit in range(wp.min(32, layers - 32 * word)):
                 if (any_listed >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
                     row = (sub_row * per_patch + sub_column) * layers + 32 * word + bit
-                    for p in range(begin, begin + chunk):
-                        column = start + p * per_patch
-                        bits = listed[column, 2 * word + 1]
-                        if (bits >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
-                            slot = int(listed[column, 2 * word]) + 1 + count_bits(bits & ((wp.uint32(1) << wp.uint32(bit)) - wp.uint32(1)))
-                            # Beyond the memory nothing is written; the host sees `total` and goes again with more of it.
-                            if slot <= capacity:
-                                product((y // per_patch) * patch_columns + p, row, slot, feature.shape[1], feature, matrix, bias, out)
+                    read_out_row(row, word, bit, start + begin * per_patch, per_patch, (y // per_patch) * patch_columns + begin, chunk,
+                                 feature.shape[1], capacity, listed, feature, matrix, bias, out)
 
     return readout
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from copilot4d_core.config import Config
+from copilot4d_core.config import Config, TrainingConfig
 from copilot4d_core.data.rays import empty_rays, rays_from_points
 from copilot4d_core.data.scan import Scan
 from copilot4d_core.data.sensors import BeamPattern
@@ -26,6 +26,8 @@ SHIFT_XY_M, SHIFT_Z_M = 3.0, 0.3
 """Largest shift of a scan; our choice: the region's content moves, so that places are not learned by heart."""
 OTHER_MOUNT_Z_M = 1.7
 """Largest shift in height of the examples that are to look as from a low robot or a truck (`training.other_mount_share`)."""
+ANY_TURN_RAD, SMALL_TURN_RAD = math.pi, math.radians(10.0)
+"""Largest turn of the examples that are turned by any angle (`training.turned_share`), and of the others."""
 SCALE = 0.05
 KEEP_AT_LEAST = 0.3
 """Smallest share of points that stays in the input of a thinned example (`training.thinned_share`)."""
@@ -95,7 +97,7 @@ class Examples(Dataset[Example]):
         while True:
             chosen = int(rng.choice(len(self.sources), p=self.shares))
             source = self.sources[chosen]
-            scan = _augmented(source[int(rng.integers(len(source)))], rng, self.config.training.other_mount_share)
+            scan = _augmented(source[int(rng.integers(len(source)))], rng, self.config.training)
             inside = self.grid.inside(scan.points_m)
             if inside.sum() >= 2 and self.grid.inside(scan.origins_m).all():
                 return self._example(scan, inside, rng, thin, self.sensors[chosen])._replace(name=f"{source.name}: {scan.name}")
@@ -118,14 +120,14 @@ class Examples(Dataset[Example]):
             returned_R=returned, jitter_R=rng.random(count, dtype=np.float32), name=scan.name)
 
 
-def _augmented(scan: Scan, rng: np.random.Generator, other_mount_share: float) -> Scan:
+def _augmented(scan: Scan, rng: np.random.Generator, settings: TrainingConfig) -> Scan:
     """Turn about z, mirror, scale and shift the scan; its origins move along."""
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-1, 1) * (ANY_TURN_RAD if rng.random() < settings.turned_share else SMALL_TURN_RAD)
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
     if rng.random() < 0.5:
         turn[:, 1] *= -1
     turn *= rng.uniform(1 - SCALE, 1 + SCALE)
-    shift_z_m = OTHER_MOUNT_Z_M if rng.random() < other_mount_share else SHIFT_Z_M
+    shift_z_m = OTHER_MOUNT_Z_M if rng.random() < settings.other_mount_share else SHIFT_Z_M
     shift = rng.uniform([-SHIFT_XY_M, -SHIFT_XY_M, -shift_z_m], [SHIFT_XY_M, SHIFT_XY_M, shift_z_m])
     matrix, offset = turn.T.astype(np.float32), shift.astype(np.float32)
     return scan._replace(points_m=scan.points_m @ matrix + offset, origins_m=scan.origins_m @ matrix + offset)
