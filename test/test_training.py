@@ -199,9 +199,25 @@ def test_shares_of_examples_that_are_thinned_or_mounted_otherwise_are_settings(d
     heights_m = [np.array([example.origin_R3[0, 2] for example in examples]) for examples in (never, always)]
     spread_m = [np.ptp(of) for of in heights_m]
     assert spread_m[0] < 2 * 0.3 + 0.5 < spread_m[1] <= 2 * 1.7 + 0.5
-    for name in ("thinned_share", "other_mount_share"):
+    for name in ("thinned_share", "other_mount_share", "turned_share"):
         with pytest.raises(ValueError, match=f"training.{name}: expected 0 to 1, got 1.5"):
             dataclasses.replace(settings(20).training, **{name: 1.5})
+
+
+@pytest.mark.parametrize(("turned_share", "least", "most"), [(0.0, 0, 0), (0.5, 10, 28), (1.0, 32, 40)])
+def test_an_example_is_turned_by_any_angle_or_by_few_degrees(turned_share: float, least: int, most: int, tmp_path: Path) -> None:
+    """A row of points ahead of the sensor, which so many of 40 examples show more than 10 degrees to a side."""
+    np.array([[distance_m, 0, 0, 1] for distance_m in np.arange(1.0, 4.0, 0.25)], dtype="<f4").tofile(tmp_path / "row.bin")
+    config = settings(40)
+    training = dataclasses.replace(config.training, turned_share=turned_share, other_mount_share=0.0, thinned_share=0.0)
+    examples = Examples(dataclasses.replace(config, training=training), [tmp_path / "row.bin"], None)
+    angles = []
+    for number in range(40):
+        ends_m = (example := examples[number]).origin_R3 + example.depth_R[:, None] * example.direction_R3
+        along = ends_m[example.depth_R.argmax()] - ends_m[np.where(example.returned_R, example.depth_R, np.inf).argmin()]
+        angles.append(abs(np.degrees(np.arctan2(along[1], along[0]))))
+    assert least <= (np.array(angles) > 10.001).sum() <= most
+    assert len({round(angle, 3) for angle in angles}) > 30
 
 
 def test_rays_of_an_example_end_in_occupied_voxels(drive: Path) -> None:
