@@ -315,7 +315,7 @@ def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: T
     assert np.abs(hidden_UH[slot_YXZ[expected]] - dense[expected]).max() < 1e-4
 
 
-@pytest.mark.parametrize("hidden", [1, 8, 32, 33, 37, 40, 48, 64])
+@pytest.mark.parametrize("hidden", [1, 33, 40])
 def test_read_out_of_any_width_keeps_to_its_rows(hidden: int) -> None:
     """Against a matrix product of NumPy; some rows are read out by another core than their neighbours."""
     config = preset("tiny")

@@ -84,8 +84,9 @@ def assert_same(ours: FloatArray, other: FloatArray) -> None:
     assert (difference > allowed).any(axis=0).sum() <= ours.shape[1] // 1000
 
 
-@pytest.mark.parametrize("rows", list(Rows))
-@pytest.mark.parametrize(("layers", "hidden", "share"), [(1, 8, 0.3), (31, 24, 0.05), (32, 16, 0.5), (33, 32, 0.02), (64, 32, 0.1), (64, 40, 0.95)])
+@pytest.mark.parametrize(("layers", "hidden", "share", "rows"), [
+    (1, 8, 0.3, Rows.DEPTH), (16, 8, 0.5, Rows.RENDERING), (32, 8, 0.05, Rows.RETURNS), (31, 24, 0.05, Rows.RETURNS),
+    (33, 32, 0.02, Rows.DEPTH), (64, 32, 0.1, Rows.RETURNS), (64, 40, 0.95, Rows.DEPTH)])
 def test_packets_meet_what_single_rays_meet(layers: int, hidden: int, share: float, rows: Rows) -> None:
     grid = grid_of(layers, hidden)
     scene, (origins, directions) = Scene(grid, share, layers), some_rays(grid, 3007, layers)

@@ -25,14 +25,14 @@ from copilot4d_core.kernels.ray_traversal import MaskGrid, mask_grid
 from copilot4d_core.kernels.skip_mask import SkipMask, words_of
 from copilot4d_core.kernels.vectors import WIDEST
 
-SLOTS = 3
-"""Samples that each ray of a packet gets before any is looked at: more of them are found in vain behind surfaces, fewer keep lanes waiting."""
+SLOTS = 4
+"""Samples of one run that a ray of a packet gets before any is looked at: more are found in vain behind surfaces, fewer keep lanes waiting."""
 MOST_LAYERS = 64
 """Layers of the skip mask that one column may have here: the bits of a vector's widest integers."""
 _MIN_PACKETS_PER_PART = 16
 
 _SAMPLES = """
-        // Up to SLOTS samples of every ray: of the run that it is in, and of the next ones.
+        // Up to SLOTS samples of every ray: of the run that it is in, or of the next one.
         vi filled = (vi)(0), finished = (vi)(0);
         const vd until = least_of(needed, far);
         for (;;) {
@@ -41,7 +41,7 @@ _SAMPLES = """
                 at_m[s] = wide(takes) ? begin + (to_double(k) + 0.5) * spacing : at_m[s];
                 filled -= takes, k -= takes, count -= takes;
             }
-            const vi asks = active & (filled < SLOTS) & (count < limit) & ~finished;
+            const vi asks = active & (filled == 0) & (count < limit) & ~finished;
             if (!any(asks)) break;
             vi found = (vi)(0);
             for (vi seeks = asks & narrow(here < until); any(seeks);) {
@@ -240,7 +240,7 @@ _MARCH = """
         for (int s = 0; s < most; ++s) {
 """ + _LOGITS + _WEIGHTS + """
         }
-        active &= (filled == SLOTS) & (clear > stop);
+        active &= (filled > 0) & (clear > stop);
         if (ROWS == 1) {
             // What lies further behind the surface changes nothing, so that nothing is looked for there.
             const vi reached = total >= enough;
@@ -272,7 +272,7 @@ def _packet_kernel(hidden: int, rows: int, words: int) -> wp.Kernel:
     constexpr int WORDS = {words}, BESIDE = {BESIDE};
     constexpr float SURFACE = {SURFACE_M}f, LIT = {LIT_WEIGHT}f, SEPARATION = {SEPARATION_M}f, LEAST = {LEAST_WEIGHT}f;
 #if defined(__AVX512F__)
-    constexpr int AHEAD = 8;
+    constexpr int AHEAD = 6;
 #else
     constexpr int AHEAD = 2;
 #endif
