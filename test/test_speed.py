@@ -24,7 +24,7 @@ from copilot4d_core.tokenizer.tokenizer import Tokenizer
 from copilot4d_core.tokenizer.weights_file import load_weights
 
 RAYS = 65_536
-MARCH_SPEEDUP = 20.0
+MARCH_SPEEDUP = 30.0
 DEPTH_TOLERANCE_M = 1e-4
 
 
@@ -47,7 +47,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 @torch.inference_mode()
-def test_ray_march_beats_the_torch_reference_20_times_and_agrees_within_a_tenth_of_a_millimetre() -> None:
+def test_ray_march_beats_the_torch_reference_30_times_and_agrees_within_a_tenth_of_a_millimetre() -> None:
     """Trained weights, the predicted mask of a simulated 64-beam scan, the rays of its returns.
 
     The reference does the same work the plain way: it walks the mask with all rays at once, looks the samples up with
