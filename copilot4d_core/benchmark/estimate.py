@@ -5,7 +5,7 @@
 What goes in: bytes and operations of each stage of a real frame. What comes out: roofline times, each marked as an estimate, beside figures that
 others published for comparable stages.
 Unusual: a roofline is a lower bound. It leaves out launches, waits, caches that are too small and kernels that reach half of a peak; sorting and
-scattered reads, which bound the sparse stages on a GPU, count nothing in it.
+scattered reads, which bound the sparse stages on a GPU, count nothing in it, nor does the float64 walk of the rays through the skip mask.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def print_estimate(works: Mapping[str, Work], title: str, console: Console | Non
     console = console or Console()
     shown = console if console.is_terminal else Console(file=console.file, width=150)
     table = Table(title=f"ESTIMATES, not measured: roofline of {title}",
-                  caption="lower bounds: the larger of bytes / bandwidth and operations / peak; networks in FP16, kernels in FP32")
+                  caption="lower bounds: the larger of bytes / bandwidth and operations / peak; networks in FP16, kernels in FP32; "
+                  "the walk of the rays through the skip mask (float64) is not counted")
     for heading in ("stage", "MB", "GFLOP", *(f"{device.name}, est. ms" for device in DEVICES)):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage, work in works.items():
