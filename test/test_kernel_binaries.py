@@ -104,15 +104,17 @@ def test_the_cubins_are_code_for_their_gpu_and_hold_their_kernels(built_once: tu
     assert {name for kernel in built for name in kernel.names} == {kernel.key for kernel in KERNELS}
 
 
-def test_all_kernels_of_inference_compile_for_all_robots(tmp_path: Path) -> None:
+def test_all_kernels_of_inference_compile_for_the_oldest_and_the_newest_gpu(tmp_path: Path) -> None:
+    """Orin and Thor are README's own command, which `test_readme.py` runs; a compiler that does these four does those in between."""
+    archs = [ARCHS[0], ARCHS[-1]]
     kernels = inference_kernels(preset("tiny"))
-    built = build_kernels(kernels, ARCHS, tmp_path)
+    built = build_kernels(kernels, archs, tmp_path)
     assert {kernel.key for kernel in kernels} <= {name for kernel in built for name in kernel.names}
-    assert {(kernel.arch, Cubin(tmp_path / kernel.file).sm) for kernel in built} == {(arch, arch) for arch in ARCHS}
-    for arch in ARCHS:
+    assert {(kernel.arch, Cubin(tmp_path / kernel.file).sm) for kernel in built} == {(arch, arch) for arch in archs}
+    for arch in archs:
         assert check_kernels(kernels, tmp_path, arch)
     with pytest.raises(ValueError, match="for this model, got kernels of another"):
-        check_kernels(inference_kernels(preset("mini")), tmp_path, 87)
+        check_kernels(inference_kernels(preset("mini")), tmp_path, 75)
 
 
 def test_a_second_build_takes_the_place_of_the_first(folder: Path) -> None:
