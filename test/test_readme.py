@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from copilot4d_core.config import preset
 from copilot4d_core.data.simulator import simulate_drive
+from copilot4d_core.deploy.kernel_weights import inference_kernels
 from copilot4d_ros.parameter_table import ParameterSpec, specs
 from copilot4d_ros.parameters import CameraParameters, TokenizerParameters
 
@@ -53,6 +55,9 @@ def test_every_command_line_of_the_core_runs_and_leaves_what_it_says(tmp_path: P
                  "robot/manifest.json", "robot/engines/encoder.engine", "robot/engines/decoder.engine.json"):
         assert (tmp_path / name).stat().st_size > 0, name
     assert json.loads((tmp_path / "results.json").read_text())["data_sets"]["scan"]["scans"] == 1
+    cubins = json.loads((tmp_path / "robot/kernels/kernels.json").read_text())["kernels"]
+    names = {kernel.key for kernel in inference_kernels(preset("mini"))}
+    assert all({name for cubin in cubins if cubin["arch"] == arch for name in cubin["names"]} >= names for arch in (87, 110))
 
 
 def test_make_targets_exist() -> None:
