@@ -44,7 +44,7 @@ def heard(process: subprocess.Popen[bytes], client: NodeClient) -> int:
     process.stdin.write(b"\n")
     process.stdin.flush()
     last = process.stdout.readline().decode().strip()
-    client.wait(lambda: client.diagnostics["last_stamp_ns"] == last, "the last of its first clouds")
+    client.wait(lambda: client.diagnostics.get("last_stamp_ns") == last, "the last of its first clouds")
     process.stdin.write(b"\n")
     process.stdin.flush()
     return client.count("received")

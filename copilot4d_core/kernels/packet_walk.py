@@ -3,7 +3,7 @@
 """C++ of the walks of a packet of rays through the skip mask: those of `ray_traversal.py`, where the words are explained, one a lane.
 
 In: the arguments of `ray_packets.py`. Out: `near` and `far`, the distances in metres at which the rays enter and leave the region, the state of
-the walks, and `fly` and `look`, which take them further.
+the walks, and `fly` and `look`, which take them further. Constants: those of `packet_lanes.py`, and AHEAD, the columns that `fly` enters at once.
 """
 
 from __future__ import annotations
