@@ -12,9 +12,10 @@ from torch import Tensor
 
 from copilot4d_core.benchmark.plain_torch import Rendered, dense_feature_grid, query_dense, render_equation_4, sample_distances
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.feature_readout import FeatureReadout
 
 __all__ = ["Rendered", "cells_in_mask", "dense_feature_grid", "mask_runs", "query_dense", "ray_returns", "render_dense", "render_equation_4",
-           "sample_distances", "voxel_lists"]
+           "sample_distances", "slots_of", "voxel_lists"]
 
 
 def voxel_lists(points: np.ndarray, grid: Grid) -> dict[tuple[int, int, int], list[int]]:
@@ -98,3 +99,13 @@ def ray_returns(weights: np.ndarray, distances: np.ndarray) -> list[tuple[float,
             found.append((sum(weight * distance for distance, weight in group) / total, total))
     heaviest = sorted(found, key=lambda one: -one[1])[:2]  # keeps the order of equals, so the nearer stays
     return sorted(heaviest)
+
+
+def slots_of(cells: FeatureReadout) -> np.ndarray:
+    """(Y, X, Z): row of `hidden` of each cell, 0 where none is listed or the memory ended; counted bit by bit."""
+    rows, columns, layers = cells.grid.feature_cells_YXZ
+    slots = np.zeros((rows, columns, layers), dtype=np.int64)
+    for column, (before, *words) in enumerate(cells.listed.numpy().tolist()):
+        bits = [z for z in range(layers) if words[z // 32] >> z % 32 & 1]
+        slots[column // columns, column % columns, bits] = before + 1 + np.arange(len(bits))
+    return np.where(slots <= cells.capacity, slots, 0)

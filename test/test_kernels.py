@@ -4,20 +4,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 import warp as wp
-from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, ray_median, render_dense, sample_distances, voxel_lists
+from reference import cells_in_mask, dense_feature_grid, mask_runs, query_dense, ray_median, render_dense, sample_distances, slots_of, voxel_lists
 
 from copilot4d_core.config import preset
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import KernelWeights, kernel_weights
 from copilot4d_core.deploy.torch_runner import TorchRunner
 from copilot4d_core.grid import Grid
-from copilot4d_core.kernels.feature_readout import FeatureReadout, ReadoutWeights
+from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.interpolation import corners, interpolate, interpolate_backward
 from copilot4d_core.kernels.launch import CPU_MEMORY
 from copilot4d_core.kernels.pillar_blocks import PillarBlocks
@@ -288,16 +286,6 @@ def unpacked(mask: SkipMask) -> np.ndarray:
     return (mask.bits.numpy()[:, :, layers // 32] >> (layers % 32).astype(np.uint32) & 1).astype(bool)
 
 
-def slots_of(cells: FeatureReadout) -> np.ndarray:
-    """(Y, X, Z): row of `hidden` of each cell, 0 where none is listed or the memory ended; counted bit by bit."""
-    rows, columns, layers = cells.grid.feature_cells_YXZ
-    slots = np.zeros((rows, columns, layers), dtype=np.int64)
-    for column, (before, *words) in enumerate(cells.listed.numpy().tolist()):
-        bits = [z for z in range(layers) if words[z // 32] >> z % 32 & 1]
-        slots[column // columns, column % columns, bits] = before + 1 + np.arange(len(bits))
-    return np.where(slots <= cells.capacity, slots, 0)
-
-
 def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: Tokenizer) -> None:
     grid = model.grid
     mask = grid.pool_mask(grid.occupancy(cloud(200)))
@@ -313,25 +301,6 @@ def test_read_out_lists_the_mask_with_its_rim_and_equals_the_dense_grid(model: T
     assert np.array_equal(slot_YXZ > 0, expected)
     assert sorted(slot_YXZ[expected].tolist()) == list(range(1, cells.total() + 1))
     assert np.abs(hidden_UH[slot_YXZ[expected]] - dense[expected]).max() < 1e-4
-
-
-@pytest.mark.parametrize("hidden", [1, 33, 40])
-def test_read_out_of_any_width_keeps_to_its_rows(hidden: int) -> None:
-    """Against a matrix product of NumPy; some rows are read out by another core than their neighbours."""
-    config = preset("tiny")
-    grid = Grid(dataclasses.replace(config, feature_grid=dataclasses.replace(config.feature_grid, hidden=hidden)))
-    rng = np.random.default_rng(hidden)
-    per_patch, layers, (height, width) = config.grid.feature_cells_per_patch, grid.feature_cells_YXZ[2], grid.patches_HW
-    weights = ReadoutWeights(rng.normal(size=(per_patch**2 * layers, 5, hidden)).astype(np.float32),
-                             rng.normal(size=(per_patch**2 * layers, hidden)).astype(np.float32), np.zeros(hidden, dtype=np.float32), 0.0)
-    features = rng.normal(size=(height * width, 5)).astype(np.float32)
-    where, cells = SkipMask(grid), FeatureReadout(weights, grid)
-    where.fill(rng.random(grid.mask_cells_YXZ) < 0.2)
-    cells(wp.array(features, dtype=wp.float32, ndim=2, device="cpu"), where)
-    y, x, z = np.nonzero(slots := slots_of(cells))
-    row = (y % per_patch * per_patch + x % per_patch) * layers + z
-    expected = np.einsum("nc,nch->nh", features[y // per_patch * width + x // per_patch], weights.matrix_RCH[row]) + weights.bias_RH[row]
-    assert len(y) > 1000 and np.abs(cells.hidden.numpy()[slots[y, x, z]] - expected).max() < 1e-4
 
 
 def test_read_out_beyond_its_memory_marks_the_cells_as_missing_and_says_how_many_there_are(model: Tokenizer) -> None:

@@ -104,29 +104,7 @@ _CLEAR_SHARES = NATIVE + """
     }}
     for (int s = taken; s < batch; ++s) logit[s] = -126.0f;
     wp::vec_t<batch, wp::float32> share;
-    for (int s = 0; s < batch; ++s) {{
-#if defined(__CUDA_ARCH__)
-        share[s] = 1.0f / (1.0f + expf(logit[s]));
-#else
-        // 2^(n + r) with |r| <= 1/2: the power series of 2^r to its seventh term errs by less than float32 can tell; without a call, registers stay.
-        const float scaled = logit[s] * 1.44269504f;
-        const float bounded = scaled < -126.0f ? -126.0f : scaled > 126.0f ? 126.0f : scaled;
-        const int n = static_cast<int>(bounded + (bounded < 0.0f ? -0.5f : 0.5f));
-        const float r = (bounded - static_cast<float>(n)) * 0.693147181f;
-        float series = 1.0f / 5040.0f;
-        series = series * r + 1.0f / 720.0f;
-        series = series * r + 1.0f / 120.0f;
-        series = series * r + 1.0f / 24.0f;
-        series = series * r + 1.0f / 6.0f;
-        series = series * r + 0.5f;
-        series = series * r + 1.0f;
-        series = series * r + 1.0f;
-        const int bits = (n + 127) << 23;
-        float power;
-        __builtin_memcpy(&power, &bits, 4);
-        share[s] = 1.0f / (1.0f + series * power);
-#endif
-    }}
+    for (int s = 0; s < batch; ++s) share[s] = 1.0f / (1.0f + wp::exp(logit[s]));
     return share;
 """
 
