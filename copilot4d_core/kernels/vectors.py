@@ -27,11 +27,14 @@ VECTORS = """
     typedef float vh __attribute__((ext_vector_type(8)));
     typedef float vq __attribute__((ext_vector_type(4)));
     typedef int vi __attribute__((ext_vector_type(16)));
+    // Rows, and vectors of columns, whose sums a matrix product keeps in registers: 24 of 32, each number that is read serving three or eight.
 #if defined(__AVX512F__)
-    constexpr int TALL = 8;
+    constexpr int TALL = 8, ACROSS = 3;
 #else
-    constexpr int TALL = 4;
+    constexpr int TALL = 4, ACROSS = 1;
 #endif
+    struct Wide { enum { count = ACROSS }; };
+    struct Narrow { enum { count = 1 }; };
     const auto load = [](const float* from) -> vf { return *reinterpret_cast<const vf*>(from); };
     const auto store = [](float* to, vf value) { *reinterpret_cast<vf*>(to) = value; };
     const auto fma = [](vf a, vf b, vf c) -> vf { return __builtin_elementwise_fma(a, b, c); };
@@ -96,24 +99,38 @@ VECTORS = """
         const float factor = 1.0f / __builtin_sqrtf(sum_of(squares) / channels + 1e-5f);
         for (int j = 0; j < channels; j += 16) put(j, fma((load(from + j) - mean) * factor, load(scale + j), load(shift + j)));
     };
+    // `across` vectors of columns of a product, for TALL rows at a time, whose sums stay in registers.
+    const auto strip = [&](auto across, const float* from, int stride, int rows, int inner, const float* matrix, const float* bias, int j,
+                           auto&& put) {
+        constexpr int N = decltype(across)::count;
+        const float* column = matrix + static_cast<size_t>(j) * inner;
+        for (int i = 0; i < rows; i += TALL) {
+            const float* row = from + static_cast<size_t>(i) * stride;
+            vf sum[N][TALL];
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int r = 0; r < TALL; ++r) sum[n][r] = load(bias + j + 16 * n);
+            for (int k = 0; k < inner; ++k) {
+                vf factor[N];
+#pragma unroll
+                for (int n = 0; n < N; ++n) factor[n] = load(column + 16 * (n * inner + k));
+#pragma unroll
+                for (int r = 0; r < TALL; ++r)
+#pragma unroll
+                    for (int n = 0; n < N; ++n) sum[n][r] = fma((vf)(row[static_cast<size_t>(r) * stride + k]), factor[n], sum[n][r]);
+            }
+#pragma unroll
+            for (int r = 0; r < TALL; ++r)
+#pragma unroll
+                for (int n = 0; n < N; ++n) put(i + r, j + 16 * n, sum[n][r]);
+        }
+    };
     // rows x inner times inner x columns; the matrix comes as packed by `packed`, TALL divides rows.
     const auto product = [&](const float* from, int stride, int rows, int inner, const float* matrix, const float* bias, int columns, auto&& put) {
-        for (int j = 0; j < columns; j += 16) {
-            const float* column = matrix + static_cast<size_t>(j) * inner;
-            for (int i = 0; i < rows; i += TALL) {
-                const float* row = from + static_cast<size_t>(i) * stride;
-                vf sum[TALL];
-#pragma unroll
-                for (int r = 0; r < TALL; ++r) sum[r] = load(bias + j);
-                for (int k = 0; k < inner; ++k) {
-                    const vf factor = load(column + 16 * k);
-#pragma unroll
-                    for (int r = 0; r < TALL; ++r) sum[r] = fma((vf)(row[static_cast<size_t>(r) * stride + k]), factor, sum[r]);
-                }
-#pragma unroll
-                for (int r = 0; r < TALL; ++r) put(i + r, j, sum[r]);
-            }
-        }
+        int j = 0;
+        for (; j + 16 * ACROSS <= columns; j += 16 * ACROSS) strip(Wide{}, from, stride, rows, inner, matrix, bias, j, put);
+        for (; j < columns; j += 16) strip(Narrow{}, from, stride, rows, inner, matrix, bias, j, put);
     };
 """
 """To be put before the code of a snippet."""
