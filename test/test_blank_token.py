@@ -16,7 +16,6 @@ from copilot4d_core.config import Config, QuantizerConfig, preset
 from copilot4d_core.data.simulator import simulate_drive
 from copilot4d_core.deploy.exported_model import open_model
 from copilot4d_core.deploy.kernel_networks import KINDS as WITH_KERNELS
-from copilot4d_core.deploy.kernel_networks import beside
 from copilot4d_core.deploy.kernel_runner import kernel_runner
 from copilot4d_core.deploy.onnx_runner import OnnxRunner
 from copilot4d_core.deploy.torch_runner import torch_runner
@@ -58,7 +57,6 @@ def test_blank_cells_by_hand() -> None:
     wanted[7:10, 11:14] = wanted[0:2, 14:16] = False
     assert np.array_equal(blank, wanted)
     assert np.array_equal(expected_blank(tokenizer.grid, points), wanted)
-    assert np.array_equal(~beside(tokenizer.grid.occupied_tokens(points)), wanted)
     assert not model(preset("tiny")).blank_cells(torch.zeros(32, 32, 16)).any(), "without the setting no cell is"
 
 

@@ -17,8 +17,9 @@ from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels
 from copilot4d_core.deploy.kernel_runner import KernelRunner
 from copilot4d_core.deploy.torch_reference import TorchReference
 from copilot4d_core.grid import Grid
+from copilot4d_core.kernels.dense_networks import Mode, NetworkMemory
 from copilot4d_core.kernels.launch import launch_rows
-from copilot4d_core.kernels.swin_block import SwinBlock
+from copilot4d_core.kernels.swin_block import LABELS, BlockWeights, swin_block
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, packed
 from copilot4d_core.model_file import Model, random_model
 from copilot4d_core.positions import sincos_positions
@@ -71,34 +72,8 @@ def test_a_swin_block_is_that_of_torch(shape_HW: tuple[int, int], shift: int) ->
             parameter += 0.3 * torch.randn(parameter.shape)
         x = torch.randn(*shape_HW, 32)
         expected = block(x).numpy()
-    tensors = {f"block.{name}": value.numpy() for name, value in block.state_dict().items()}
-    cells = x.reshape(-1, 32).numpy().copy()
-    SwinBlock(tensors, "block", 4, 8, shift, shape_HW)(wp.array(cells, dtype=wp.float32, ndim=2, device="cpu", copy=False))
-    assert np.abs(cells.reshape(expected.shape) - expected).max() < 2e-5 * np.abs(expected).max()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.4, 1.0])
-@pytest.mark.parametrize("shift", [0, 4])
-def test_a_swin_block_gives_the_cells_that_are_needed_what_it_gives_all(share: float, shift: int) -> None:
-    torch.manual_seed(1)
-    block = swin_transformer.SwinBlock(32, 4, 8, shift, 2.0, (16, 32))
-    tensors = {f"block.{name}": value.numpy() for name, value in block.state_dict().items()}
-    rng = np.random.default_rng(2)
-    cells, needed = rng.normal(size=(512, 32)).astype(np.float32), rng.random((16, 32)) < share
-    needed[:8, :8] = False  # a window that nobody asks for
-    found = []
-    for asked in (None, needed):
-        found.append(wp.array(cells, dtype=wp.float32, ndim=2, device="cpu"))
-        SwinBlock(tensors, "block", 4, 8, shift, (16, 32))(found[-1], needed_HW=asked)
-    everywhere, there = (array.numpy() for array in found)
-    assert np.array_equal(there[needed.ravel()], everywhere[needed.ravel()])
-    assert np.array_equal(there[~needed.ravel()], cells[~needed.ravel()])  # not worked on
-
-
-def test_a_block_of_other_channels_is_refused() -> None:
-    block = swin_transformer.SwinBlock(24, 2, 8, 0, 2.0, (16, 16))
-    with pytest.raises(ValueError, match="block: expected channels in multiples of 16, got 24; use the onnx runner"):
-        SwinBlock({f"block.{name}": value.numpy() for name, value in block.state_dict().items()}, "block", 2, 8, 0, (16, 16))
+    weights = BlockWeights(*(block.state_dict()[label].numpy() for label in LABELS))
+    assert np.abs(swin_block(x.numpy(), weights, block.shape, shift) - expected).max() < 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("kind", "codebook_dim"), [(QuantizerKind.VQ, 8), (QuantizerKind.VQ, 72), (QuantizerKind.COSINE, 16)])
@@ -118,52 +93,57 @@ def test_both_networks_are_those_of_torch(kind: QuantizerKind, codebook_dim: int
     assert np.ptp(wanted_skip) > 0.1
 
 
-@pytest.mark.parametrize("occupied", [0, 1, 3, 40])
-def test_windows_without_a_point_are_what_computing_them_gives(occupied: int) -> None:
+def wide_region(blank_token: bool = False) -> Model:
+    """A small model whose maps have many windows."""
     settings = preset("tiny")
-    settings = replace(settings, grid=replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0))
-    model, rng = lively(settings), np.random.default_rng(occupied)
+    region = replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0)
+    return lively(replace(settings, grid=region, quantizer=replace(settings.quantizer, blank_token=blank_token)))
+
+
+def spoil(memory: NetworkMemory, values: int) -> None:
+    """What a frame before may have left in the maps."""
+    memory.maps.numpy()[:values] = 3.0
+    memory.flags.zero_()
+
+
+@pytest.mark.parametrize("blank_token", [False, True])
+@pytest.mark.parametrize("occupied", [0, 1, 3, 40])
+def test_windows_without_a_point_are_what_computing_them_gives(occupied: int, blank_token: bool) -> None:
+    model, rng = wide_region(blank_token), np.random.default_rng(occupied)
     grid, encoder = Grid(model.config), EncoderKernels(model)
     patches = np.tile(model.tensors["patch_embedding.bias"], (*grid.patches_HW, 1)).astype(np.float32)
     places = rng.integers(0, grid.patches_HW[0] // 3, (occupied, 2))  # in a corner
     patches[places[:, 0], places[:, 1]] += rng.normal(size=(occupied, patches.shape[2])).astype(np.float32)
-    computed: list[float] = []
-    call = SwinBlock.__call__
-
-    def noted(self: SwinBlock, map_NC: object, windows: np.ndarray | None = None, needed_HW: np.ndarray | None = None) -> None:
-        computed.append(1.0 if windows is None else float(windows.mean()))
-        call(self, map_NC, windows, needed_HW)
-
-    def everything(self: SwinBlock, occupied_HW: np.ndarray) -> np.ndarray:
-        return np.ones([length // self.window for length in self.shape_HW], dtype=bool)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(SwinBlock, "__call__", noted)
-        tokens, latent = encoder(patches), encoder._token_map.numpy().copy()
-        assert max(computed) == 0.0 if occupied == 0 else 0.0 < min(computed) < max(computed) <= 0.5
-        patched.setattr(SwinBlock, "windows", everything)
-        assert np.array_equal(encoder(patches), tokens)
-    assert np.array_equal(encoder._token_map.numpy(), latent)
-    assert computed[-1] == 1.0
+    found = []
+    for mode in (Mode.ALL, Mode.SKIP_BLANK):
+        spoil(encoder._memory, patches.size)
+        tokens = encoder._run(patches, mode)
+        found.append((tokens.ravel(), encoder._memory.token_map().copy(), encoder._memory.reached().copy()))
+    (all_tokens, all_latents, everywhere), (tokens, latents, reached) = found
+    assert everywhere.all() and (not reached.any() if occupied == 0 else 0 < reached.mean() <= 0.5)
+    assert np.array_equal(tokens, all_tokens)
+    # With a token of their own, nobody asks for the latents of blank cells.
+    compared = tokens != 0 if blank_token else np.ones(len(tokens), dtype=bool)
+    assert np.array_equal(latents[compared], all_latents[compared])
+    assert np.array_equal(latents, all_latents) != (blank_token and occupied > 0)
 
 
 @pytest.mark.parametrize("others", [0, 1, 3, 40])
 def test_windows_of_token_0_alone_are_what_computing_them_gives(others: int) -> None:
-    settings = preset("tiny")
-    settings = replace(settings, grid=replace(settings.grid, x_min_m=-40.0, x_max_m=40.0, y_min_m=-40.0, y_max_m=40.0))
-    model, rng = lively(settings), np.random.default_rng(others)
+    model, rng = wide_region(), np.random.default_rng(others)
     grid, decoder = Grid(model.config), DecoderKernels(model)
     tokens = np.zeros(grid.tokens_HW, dtype=np.uint16)
     places = rng.integers(0, grid.tokens_HW[0] // 3, (others, 2))  # in a corner
     tokens[places[:, 0], places[:, 1]] = rng.integers(1, 64, others)
-    decoder(rng.integers(0, 64, grid.tokens_HW).astype(np.uint16))  # of the frame before, nothing is left
+    spoil(decoder._memory, int(np.prod(grid.patches_HW)) * model.config.swin.dims[0])
     features, skip = (array.copy() for array in decoder(tokens))
+    reached = decoder._memory.reached()
+    assert not reached.any() if others == 0 else 0 < reached.mean() <= 0.5
     wanted_features, wanted_skip = TorchReference(model).decoded(tokens)
     assert np.abs(features - wanted_features).max() < 1e-4 and np.abs(skip - wanted_skip).max() < 1e-4
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(SwinBlock, "windows", lambda self, occupied_HW: np.ones([length // self.window for length in self.shape_HW], dtype=bool))
-        everything = decoder(tokens)
+    everything = decoder._run(tokens, Mode.ALL)
     assert np.array_equal(everything[0], features) and np.array_equal(everything[1], skip)
+    assert decoder._memory.reached().all()
 
 
 def test_of_codes_that_tie_the_first_is_chosen() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import BoolArray, FloatArray, IntArray
+from copilot4d_core.grid import FloatArray, IntArray
 from copilot4d_core.kernels.launch import CPU, launch_rows
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
 
@@ -96,92 +96,93 @@ ATTENTION = """
 """
 """What attention needs beside `VECTORS`, and the numbers of cells T and channels of a head D."""
 
-_BLOCK = """
-    constexpr int WIDE = (D + 15) / 16 * 16;
-    const float* at = weights.data;
-    const auto next = [&](int count) { const float* here = at; at += count; return here; };
-    const float *scale1 = next(C), *shift1 = next(C), *qkv_bias = next(3 * C), *qkv_matrix = next(3 * C * C);
-    const float *projection_bias = next(C), *projection_matrix = next(C * C), *scale2 = next(C), *shift2 = next(C);
-    const float *in_bias = next(M), *in_matrix = next(C * M), *out_bias = next(C), *out_matrix = next(M * C);
-    const int across = columns / SIDE, down = rows / SIDE;
-    const int window_y = window / across, window_x = window % across;
-    const int kind = bias.shape[0] == 1 ? 0 : 2 * (window_y == down - 1) + (window_x == across - 1);
-    const float* scores_bias = bias.data + static_cast<size_t>(kind) * HEADS * T * T;
-    float* cell[T];
-    for (int t = 0; t < T; ++t) {
-        const int y = (window_y * SIDE + t / SIDE + shift) % rows, x = (window_x * SIDE + t % SIDE + shift) % columns;
-        cell[t] = map.data + (static_cast<size_t>(y) * columns + x) * C;
-    }
-    if (!active.data[window]) {
-        for (int t = 0; t < T; ++t)
-            for (int j = 0; j < C; j += 16) store(cell[t] + j, load(blank.data + (cell[t] - map.data) + j));
-        return;
-    }
-    // Rows whose result is asked for, in full tiles; the last row again where there are too few of them.
-    int row[T], count = 0;
-    for (int t = 0; t < T; ++t)
-        if (!needed.shape[0] || needed.data[(cell[t] - map.data) / C]) row[count++] = t;
-    if (!count) return;
-    const int asked = (count + TALL - 1) / TALL * TALL;
-    for (int i = count; i < asked; ++i) row[i] = row[count - 1];
-    alignas(64) float normed[T * C], queries[T * C], pairs[T * 2 * C], keys[T * D], values[WIDE * T], merged[T * C], hidden[T * M];
-    for (int t = 0; t < T; ++t) layer_norm(cell[t], scale1, shift1, C, [&](int j, vf v) { store(normed + t * C + j, v); });
-    product(normed, C, T, C, qkv_matrix + C * C, qkv_bias + C, 2 * C, [&](int t, int j, vf v) { store(pairs + t * 2 * C + j, v); });
-    for (int i = 0; i < asked; ++i)
-        for (int j = 0; j < C; j += 16) store(merged + i * C + j, load(normed + row[i] * C + j));
-    product(merged, C, asked, C, qkv_matrix, qkv_bias, C, [&](int i, int j, vf v) { store(queries + i * C + j, v); });
-    for (int h = 0; h < HEADS; ++h) {
-        turn(pairs + h * D, 2 * C, keys);
-        for (int t = 0; t < T; ++t)
-            for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? pairs[t * 2 * C + C + h * D + d] : 0.0f;
-        for (int i = 0; i < asked; i += TALL) {
-            alignas(64) float share[TALL][T];
-            float factor[TALL];
-            compare(queries + i * C + h * D, C, keys, [&](int r, int j) { return load(scores_bias + (h * T + row[i + r]) * T + j); },
-                    [&](int r, int j, vf v) { store(share[r] + j, v); });
-            for (int r = 0; r < TALL; ++r) factor[r] = soften(share[r]);
-            for (int e = 0; e < D; e += 16) {
-                vf sum[TALL];
-#pragma unroll
-                for (int r = 0; r < TALL; ++r) sum[r] = (vf)(0.0f);
-                for (int t = 0; t < T; ++t) {
-                    const vf value = load(values + e * T + 16 * t);
-#pragma unroll
-                    for (int r = 0; r < TALL; ++r) sum[r] = fma((vf)(share[r][t]), value, sum[r]);
-                }
-                for (int r = 0; r < TALL; ++r) {
-                    const vf out = sum[r] * factor[r];
-                    for (int d = e; d < D && d < e + 16; ++d) merged[(i + r) * C + h * D + d] = out[d - e];
+BLOCK = """
+    // The cells of a window, row by row; the roll of shifted windows is in them.
+    const auto cells_of = [&](int window, int shift, int* place) {
+        const int top = window / (columns / SIDE) * SIDE + shift, left = window % (columns / SIDE) * SIDE + shift;
+        for (int t = 0; t < T; ++t) place[t] = (top + t / SIDE) % rows * columns + (left + t % SIDE) % columns;
+    };
+    // Changes a window's cells in place, of which only those have to be right in the end that are needed.
+    const auto block = [&](int window, int shift, float* map, const float* weights, const float* bias, auto&& is_needed) {
+        constexpr int WIDE = (D + 15) / 16 * 16;
+        const auto next = [&](int count) { const float* here = weights; weights += count; return here; };
+        const float *scale1 = next(C), *shift1 = next(C), *qkv_bias = next(3 * C), *qkv_matrix = next(3 * C * C);
+        const float *projection_bias = next(C), *projection_matrix = next(C * C), *scale2 = next(C), *shift2 = next(C);
+        const float *in_bias = next(M), *in_matrix = next(C * M), *out_bias = next(C), *out_matrix = next(M * C);
+        const int across = columns / SIDE, down = rows / SIDE;
+        const int kind = shift ? 2 * (window / across == down - 1) + (window % across == across - 1) : 0;
+        const float* const scores_bias = bias + static_cast<size_t>(kind) * HEADS * T * T;
+        // Rows whose result is asked for, in full tiles; the last row again where there are too few of them.
+        int place[T], row[T], count = 0;
+        float* cell[T];
+        cells_of(window, shift, place);
+        for (int t = 0; t < T; ++t) {
+            cell[t] = map + static_cast<size_t>(place[t]) * C;
+            if (is_needed(place[t])) row[count++] = t;
+        }
+        if (!count) return;
+        const int asked = (count + TALL - 1) / TALL * TALL;
+        for (int i = count; i < asked; ++i) row[i] = row[count - 1];
+        alignas(64) float normed[T * C], queries[T * C], pairs[T * 2 * C], keys[T * D], values[WIDE * T], merged[T * C], hidden[T * M];
+        for (int t = 0; t < T; ++t) layer_norm(cell[t], scale1, shift1, C, [&](int j, vf v) { store(normed + t * C + j, v); });
+        product(normed, C, T, C, qkv_matrix + C * C, qkv_bias + C, 2 * C, [&](int t, int j, vf v) { store(pairs + t * 2 * C + j, v); });
+        for (int i = 0; i < asked; ++i)
+            for (int j = 0; j < C; j += 16) store(merged + i * C + j, load(normed + row[i] * C + j));
+        product(merged, C, asked, C, qkv_matrix, qkv_bias, C, [&](int i, int j, vf v) { store(queries + i * C + j, v); });
+        for (int h = 0; h < HEADS; ++h) {
+            turn(pairs + h * D, 2 * C, keys);
+            for (int t = 0; t < T; ++t)
+                for (int d = 0; d < WIDE; ++d) values[(d / 16 * T + t) * 16 + d % 16] = d < D ? pairs[t * 2 * C + C + h * D + d] : 0.0f;
+            for (int i = 0; i < asked; i += TALL) {
+                alignas(64) float share[TALL][T];
+                float factor[TALL];
+                compare(queries + i * C + h * D, C, keys, [&](int r, int j) { return load(scores_bias + (h * T + row[i + r]) * T + j); },
+                        [&](int r, int j, vf v) { store(share[r] + j, v); });
+                for (int r = 0; r < TALL; ++r) factor[r] = soften(share[r]);
+                for (int e = 0; e < D; e += 16) {
+                    vf sum[TALL];
+    #pragma unroll
+                    for (int r = 0; r < TALL; ++r) sum[r] = (vf)(0.0f);
+                    for (int t = 0; t < T; ++t) {
+                        const vf value = load(values + e * T + 16 * t);
+    #pragma unroll
+                        for (int r = 0; r < TALL; ++r) sum[r] = fma((vf)(share[r][t]), value, sum[r]);
+                    }
+                    for (int r = 0; r < TALL; ++r) {
+                        const vf out = sum[r] * factor[r];
+                        for (int d = e; d < D && d < e + 16; ++d) merged[(i + r) * C + h * D + d] = out[d - e];
+                    }
                 }
             }
         }
-    }
-    const auto add = [&](int i, int j, vf v) {
-        if (i < count) store(cell[row[i]] + j, load(cell[row[i]] + j) + v);
+        const auto add = [&](int i, int j, vf v) {
+            if (i < count) store(cell[row[i]] + j, load(cell[row[i]] + j) + v);
+        };
+        product(merged, C, asked, C, projection_matrix, projection_bias, C, add);
+        for (int i = 0; i < asked; ++i) layer_norm(cell[row[i]], scale2, shift2, C, [&](int j, vf v) { store(normed + i * C + j, v); });
+        product(normed, C, asked, C, in_matrix, in_bias, M, [&](int i, int j, vf v) { store(hidden + i * M + j, gelu(v)); });
+        product(hidden, M, asked, M, out_matrix, out_bias, C, add);
     };
-    product(merged, C, asked, C, projection_matrix, projection_bias, C, add);
-    for (int i = 0; i < asked; ++i) layer_norm(cell[row[i]], scale2, shift2, C, [&](int j, vf v) { store(normed + i * C + j, v); });
-    product(normed, C, asked, C, in_matrix, in_bias, M, [&](int i, int j, vf v) { store(hidden + i * M + j, gelu(v)); });
-    product(hidden, M, asked, M, out_matrix, out_bias, C, add);
 """
+"""The block; wants `ATTENTION`, C, HEADS, M and SIDE, and the shape of the map, rows and columns."""
+
+
+def block_code(shape: BlockShape) -> str:
+    """`ATTENTION` and `BLOCK` with their constants."""
+    return f"constexpr int C = {shape.dim}, HEADS = {shape.heads}, M = {shape.hidden}, SIDE = {shape.window};" + ATTENTION + BLOCK
 
 
 @cache
 def _block_kernel(shape: BlockShape) -> wp.Kernel:
-    constants = f"constexpr int C = {shape.dim}, HEADS = {shape.heads}, M = {shape.hidden}, SIDE = {shape.window};"
-    code = VECTORS + constants + ATTENTION + _BLOCK
-
-    @wp.func_native(code)
+    @wp.func_native(f"{VECTORS}{block_code(shape)} block(window, shift, map.data, weights.data, bias.data, [](int) {{ return true; }});")
     def run(window: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-            bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32),
-            needed: wp.array(dtype=wp.bool)):
+            bias: wp.array2d(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def swin_block(first: int, rows: int, columns: int, shift: int, map: wp.array2d(dtype=wp.float32), weights: wp.array(dtype=wp.float32),
-                   bias: wp.array2d(dtype=wp.float32), active: wp.array(dtype=wp.int32), blank: wp.array2d(dtype=wp.float32),
-                   needed: wp.array(dtype=wp.bool)):
-        run(first + wp.tid(), rows, columns, shift, map, weights, bias, active, blank, needed)
+                   bias: wp.array2d(dtype=wp.float32)):
+        run(first + wp.tid(), rows, columns, shift, map, weights, bias)
 
     return swin_block
 
@@ -220,73 +221,18 @@ def misfit(shape: BlockShape) -> str:
     return ""
 
 
-class SwinBlock:
-    """A block with its weights; see `tokenizer.swin_transformer.SwinBlock`, its slow twin."""
-
-    def __init__(self, tensors: dict[str, FloatArray], name: str, heads: int, window: int, shift: int, shape_HW: tuple[int, int]) -> None:
-        """Pack the weights.
-
-        Args:
-            tensors: of a model.
-            name: of the block, such as `encoder.stage1.0`.
-            shift: of the windows, 0 or half a window.
-        Raises:
-            ValueError: numbers of channels or cells that are no multiples of `WIDTH`.
-        """
-        weights = BlockWeights(*(tensors[f"{name}.{label}"] for label in LABELS))
-        hidden, dim = weights.in_weight.shape
-        shape = BlockShape(dim, heads, hidden, window)
-        if misfit(shape):
-            raise ValueError(f"{name}: {misfit(shape)}; use the onnx runner")
-        self.shape_HW, self.window, self.shift = shape_HW, window, shift
-        self.kernel = _block_kernel(shape)
-        self._weights: Any = wp.array(forward_weights(weights, shape), dtype=wp.float32, device=CPU)
-        self._bias: Any = wp.array(attention_bias(weights.relative_bias, window, shift > 0), dtype=wp.float32, ndim=2, device=CPU)
-
-        self._active_values: IntArray = np.ones(shape_HW[0] * shape_HW[1] // window**2, dtype=np.int32)
-        self._active: Any = wp.array(self._active_values, dtype=wp.int32, device=CPU, copy=False)
-        self._blank: Any = wp.empty((0, dim), dtype=wp.float32, device=CPU)
-        self._all_needed: Any = wp.empty(0, dtype=wp.bool, device=CPU)
-
-    def remember_blank(self, map_NC: Any) -> None:
-        """Change the map of a scene without any point in place, and keep the result for the windows of other scenes that hold none."""
-        self(map_NC)
-        self._blank = wp.clone(map_NC)
-
-    def windows(self, occupied_HW: BoolArray) -> BoolArray:
-        """Which windows hold an occupied cell, (H / side, W / side)."""
-        (rows, columns), side = self.shape_HW, self.window
-        rolled = np.roll(occupied_HW, (-self.shift, -self.shift), axis=(0, 1))
-        return np.asarray(rolled.reshape(rows // side, side, columns // side, side).any(axis=(1, 3)))
-
-    def cells(self, windows: BoolArray) -> BoolArray:
-        """Which cells lie in these windows, (H, W)."""
-        return np.roll(windows.repeat(self.window, axis=0).repeat(self.window, axis=1), (self.shift, self.shift), axis=(0, 1))
-
-    def __call__(self, map_NC: Any, windows: BoolArray | None = None, needed_HW: BoolArray | None = None) -> None:
-        """Change a map in place.
-
-        Args:
-            map_NC: Warp array (H * W, C) float32, row-major.
-            windows: which are computed, (H / side, W / side); the others get what `remember_blank` kept. None: all.
-            needed_HW: cells whose result is asked for; the others may be left as they are. None: all.
-        """
-        self._active_values[:] = 1 if windows is None else windows.ravel()
-        needed = self._all_needed if needed_HW is None else wp.array(needed_HW.ravel(), dtype=wp.bool, device=CPU, copy=False)
-        launch_rows(self.kernel, len(self._active_values), [
-            *self.shape_HW, self.shift, map_NC, self._weights, self._bias, self._active, self._blank, needed], least=4)
-
-
 def swin_block(map_HWC: FloatArray, weights: BlockWeights, shape: BlockShape, shift: int) -> FloatArray:
-    """What a block makes of a map, with weights that are new each time, as in training.
+    """What a block makes of a map; `tokenizer.swin_transformer.SwinBlock` without a kernel is its slow twin.
 
     Args:
         map_HWC: float32.
+        shape: one that `misfit` has nothing against.
         shift: of the windows, 0 or half a window.
     """
     rows, columns, dim = map_HWC.shape
-    tensors = dict(zip((f"block.{label}" for label in LABELS), weights, strict=True))
-    block = SwinBlock(tensors, "block", shape.heads, shape.window, shift, (rows, columns))
     out = np.array(map_HWC, dtype=np.float32, order="C")
-    block(wp.array(out.reshape(-1, dim), dtype=wp.float32, ndim=2, device=CPU, copy=False))
+    cells: Any = wp.array(out.reshape(-1, dim), dtype=wp.float32, ndim=2, device=CPU, copy=False)
+    flat: Any = wp.array(forward_weights(weights, shape), dtype=wp.float32, device=CPU, copy=False)
+    bias: Any = wp.array(attention_bias(weights.relative_bias, shape.window, shift > 0), dtype=wp.float32, ndim=2, device=CPU, copy=False)
+    launch_rows(_block_kernel(shape), rows * columns // shape.window**2, [rows, columns, shift, cells, flat, bias], least=4)
     return out
