@@ -121,14 +121,25 @@ def test_blocks_of_a_cpu_give_what_the_kernels_of_a_gpu_give(dims: tuple[int, in
                             some(2, pillar), some(pillar, pillar), some(3, pillar), some(slots, pillar, patch), some(patch))
     one_voxel = rng.uniform([5.01, 5.01, 0.01], [5.3, 5.3, 0.13], (1000, 3))
     points = np.concatenate([rng.uniform(-40, 40, (3000, 3)), rng.normal(0, [2, 2, 0.5], (9000, 3)), one_voxel]).astype(np.float32)
-    given, buffers, maps = wp.array(points, dtype=wp.float32, ndim=2, device="cpu"), VoxelBuffers(len(points)), []
-    voxelize_into(buffers, given, len(points), grid)
-    for encoder in (PillarBlocks(weights, grid), PillarFeatures(weights, grid, len(points))):
-        out = wp.zeros(grid.patches_HW[0] * grid.patches_HW[1], dtype=encoder.patch_type, device="cpu")
-        encoder(given, buffers, len(points), out)
-        maps.append(out.numpy())
-    assert np.ptp(maps[0], axis=0).min() > 1
-    assert np.abs(maps[0] - maps[1]).max() < 1e-4 * np.abs(maps[1]).max()
+    given, buffers = wp.array(points, dtype=wp.float32, ndim=2, device="cpu"), VoxelBuffers(len(points))
+    blocks, features = PillarBlocks(weights, grid, len(points)), PillarFeatures(weights, grid, len(points))
+    found, wanted = (wp.zeros(grid.patches_HW[0] * grid.patches_HW[1], dtype=features.patch_type, device="cpu") for _ in range(2))
+    for count in (len(points), 7, 0, 1, len(points)):  # nothing is left of a scan before
+        if count:
+            voxelize_into(buffers, given, count, grid)
+        features(given, buffers, count, wanted)
+        blocks(given, count, found)
+        assert np.abs(found.numpy() - wanted.numpy()).max() < 1e-4 * np.abs(wanted.numpy()).max(), count
+    assert np.ptp(found.numpy(), axis=0).min() > 1
+    outside = wp.array(np.full((3, 3), [[500], [np.nan], [-500]], dtype=np.float32), dtype=wp.float32, ndim=2, device="cpu")
+    blocks(outside, 3, found)
+    assert (found.numpy() == weights.patch_bias).all()
+    mixed = np.random.default_rng(7).permutation(points)
+    maps = []
+    for order in (points, mixed):
+        blocks(wp.array(order, dtype=wp.float32, ndim=2, device="cpu"), len(order), found)
+        maps.append(found.numpy().copy())
+    assert np.array_equal(*maps), "the same bits for any order of the points"
 
 
 def test_points_outside_and_not_finite_are_left_out(grid: Grid) -> None:

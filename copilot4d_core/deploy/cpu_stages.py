@@ -21,7 +21,8 @@ from copilot4d_core.deploy.runner import Rendering
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU
-from copilot4d_core.kernels.pillar_blocks import sparse_encoder
+from copilot4d_core.kernels.pillar_blocks import PillarBlocks, fits
+from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights
 from copilot4d_core.kernels.ray_march import Rows, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
 from copilot4d_core.kernels.voxelize import VoxelBuffers, voxelize_into
@@ -34,6 +35,20 @@ def _array(values: Any, dtype: Any, ndim: int = 1) -> Any:
     return wp.array(np.ascontiguousarray(values, dtype=np.float32), dtype=dtype, ndim=ndim, device=CPU, copy=False)
 
 
+class _PillarLists:
+    """As `PillarBlocks`, for numbers of channels that it does not take: in the steps of a GPU."""
+
+    def __init__(self, weights: PillarWeights, grid: Grid, capacity: int) -> None:
+        self.capacity, self._grid, self._voxels = capacity, grid, VoxelBuffers(capacity)
+        self._features = PillarFeatures(weights, grid, capacity)
+        self.patch_type = self._features.patch_type
+
+    def __call__(self, points: Any, count: int, out: Any) -> None:
+        if count:
+            voxelize_into(self._voxels, points, count, self._grid)
+        self._features(points, self._voxels, count, out)
+
+
 class CpuStages:
     """Points to the patch map, and the decoder's map to depth."""
 
@@ -44,8 +59,9 @@ class CpuStages:
         self._reserve(FIRST_CAPACITY)
 
     def _reserve(self, points: int) -> None:
-        self._voxels = VoxelBuffers(points)
-        self._pillars = sparse_encoder(self._weights.pillars, self.grid, points)
+        self._pillars: PillarBlocks | _PillarLists
+        weights = self._weights.pillars
+        self._pillars = PillarBlocks(weights, self.grid, points) if fits(weights) else _PillarLists(weights, self.grid, points)
 
     def patch_map(self, points_m: FloatArray) -> FloatArray:
         """Dense patch map before its layer norm, (H, W, C) float32; the next call overwrites it.
@@ -54,12 +70,9 @@ class CpuStages:
             points_m: (N, 3 or more) float32, metres; points outside the region are left out.
         """
         count = len(points_m)
-        if count > self._voxels.capacity:
+        if count > self._pillars.capacity:
             self._reserve(count)
-        points = _array(points_m[:, :3], wp.float32, 2)
-        if count:
-            voxelize_into(self._voxels, points, count, self.grid)
-        self._pillars(points, self._voxels, count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
+        self._pillars(_array(points_m[:, :3], wp.float32, 2), count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
         return self._map
 
     def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:

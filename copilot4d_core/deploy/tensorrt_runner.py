@@ -32,7 +32,6 @@ from copilot4d_core.deploy.tensorrt_engine import TensorrtEngine
 from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
-from copilot4d_core.kernels.pillar_blocks import PillarBlocks, sparse_encoder
 from copilot4d_core.kernels.pillar_features import PillarFeatures
 from copilot4d_core.kernels.ray_march import Rows, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
@@ -50,7 +49,7 @@ class _PointMemory(NamedTuple):
     host: FloatArray
     device: Any
     voxels: VoxelBuffers
-    pillars: PillarFeatures | PillarBlocks
+    pillars: PillarFeatures
     arrays: list[Any]
     """Everything on the device, to give back."""
 
@@ -122,7 +121,7 @@ class TensorrtRunner:
             return arrays[-1]
 
         noted = memory._replace(empty=empty)
-        pillars = sparse_encoder(self._weights.pillars, self.grid, points, noted)
+        pillars = PillarFeatures(self._weights.pillars, self.grid, points, noted)
         return _PointMemory(self._session.host((points, 3), np.float32), noted.array((points, 3), wp.float32), VoxelBuffers(points, noted),
                             pillars, arrays)
 

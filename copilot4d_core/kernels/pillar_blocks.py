@@ -1,10 +1,11 @@
 # Copyright 2026 copilot4d developers
 # SPDX-License-Identifier: Apache-2.0
-"""Occupied cells to the patch map on a CPU, eight patch cells at a time and their voxels by eights: what `pillar_features.py` does on a GPU.
+"""Points to the patch map on a CPU in one launch: what `voxelize.py` and `pillar_features.py` do on a GPU.
 
-In: points, `VoxelBuffers` and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
-Unusual: a norm waits for sums and a root, so one voxel after the other leaves a core idle most of the time; eight share each row of a matrix.
-As there, the sum over points runs in 44.20 fixed point.
+In: points and the weights of the sparse half of the encoder. Out: the patch map before its layer norm.
+Unusual: points are brought to their patch cells first; their order within a cell, its voxels and what becomes of them are found by the core that
+works on the cell, eight cells at a time, and never leave it. A norm waits for sums and a root, so one voxel after the other leaves a core idle
+most of the time; eight share each row of a matrix. As on a GPU, the sum over points runs in 44.20 fixed point.
 """
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
@@ -15,22 +16,76 @@ import numpy as np
 import warp as wp
 
 from copilot4d_core.grid import Grid
-from copilot4d_core.kernels.launch import CPU, CPU_MEMORY, Memory, launch_rows
-from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights, check_range, largest_value
+from copilot4d_core.kernels.crew import STEPS, Crew
+from copilot4d_core.kernels.launch import CPU
+from copilot4d_core.kernels.pillar_features import PillarWeights, check_range, largest_value
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
-from copilot4d_core.kernels.voxelize import PATCHES, POINTS, VoxelBuffers
 
 BLOCK = 8
-"""Voxels or patch cells that one row of a launch works on together; a multiple of what `product` takes at once."""
+"""Voxels or patch cells that are worked on together; a multiple of what `product` takes at once."""
+_PARTS = 4
+"""Parts of a scan whose points are brought to their cells side by side; each counts for itself."""
+_FEW = 32
+"""Up to so many points of a cell are sorted by insertion."""
 _AHEAD = 12
 """Points between one that is worked on and the one that is fetched."""
-_LEAST_BLOCKS = 16
-"""Rows that are worth a thread of their own."""
 _TOGETHER = 64
 """Most points that are worked on between two looks at the voxels that they belong to; their sums stay in 32 bits meanwhile."""
 _ONE = float(2**20)
 """What a 1 is in the fixed point of the sums."""
 
+_CELLS = """
+    constexpr int IN_CELL = PATCH * PATCH * LAYERS, WIDTH = COLUMNS / PATCH, CELLS = ROWS / PATCH * WIDTH;
+    // Points of each cell in each part, then where the next of them goes.
+    step(PARTS, [&](int part) {
+        int* const points_of = places.data + part * CELLS;
+        for (int cell = 0; cell < CELLS; ++cell) points_of[cell] = 0;
+        const int end = static_cast<long long>(count) * (part + 1) / PARTS;
+        for (int first = static_cast<long long>(count) * part / PARTS; first < end; first += 64) {
+            const int behind = first + 64 < end ? first + 64 : end;
+            for (int i = first; i < behind; ++i) {
+                const float x = points.data[3 * i], y = points.data[3 * i + 1], z = points.data[3 * i + 2];
+                const bool inside = x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
+                // In the region a quotient is not negative, so that cutting its fraction off is what floor does; elsewhere it is not looked at.
+                int column = static_cast<int>(inside ? (x - low.c[0]) / size.c[0] : 0.0f);
+                int row = static_cast<int>(inside ? (y - low.c[1]) / size.c[1] : 0.0f);
+                int layer = static_cast<int>(inside ? (z - low.c[2]) / size.c[2] : 0.0f);
+                column = column < COLUMNS - 1 ? column : COLUMNS - 1;
+                row = row < ROWS - 1 ? row : ROWS - 1;
+                layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
+                const int cell = (row / PATCH) * WIDTH + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
+                keys.data[i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : -1;
+            }
+            for (int i = first; i < behind; ++i)
+                if (keys.data[i] >= 0) ++points_of[keys.data[i] / IN_CELL];
+        }
+    });
+    // Occupied cells, where the points of each begin, and how many cells they are.
+    int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const occupied = begin_of + CELLS + 1;
+    step(1, [&](int) {
+        int sum = 0, found = 0;
+        for (int cell = 0; cell < CELLS; ++cell) {
+            begin_of[found] = sum;
+            for (int part = 0; part < PARTS; ++part) {
+                const int more = places.data[part * CELLS + cell];
+                places.data[part * CELLS + cell] = sum;
+                sum += more;
+            }
+            cell_of[found] = cell;
+            found += sum > begin_of[found];
+        }
+        begin_of[found] = sum;
+        *occupied = found;
+    });
+    step(PARTS, [&](int part) {
+        int* const place = places.data + part * CELLS;
+        const int end = static_cast<long long>(count) * (part + 1) / PARTS;
+        for (int i = static_cast<long long>(count) * part / PARTS; i < end; ++i) {
+            const int key = keys.data[i];
+            if (key >= 0) pairs.data[place[key / IN_CELL]++] = static_cast<long long>(key % IN_CELL) << 32 | i;
+        }
+    });
+"""
 _VOXELS = """
     typedef float v4 __attribute__((ext_vector_type(4)));
     typedef long long vl __attribute__((ext_vector_type(16)));
@@ -38,22 +93,20 @@ _VOXELS = """
     const float *voxel_bias = point_out + D * D, *voxel_scale = voxel_bias + D, *voxel_shift = voxel_scale + D, *layer_in = voxel_shift + D;
     const float *layer_table = layer_in + D * P, *layer_scale = layer_table + LAYERS * P, *layer_shift = layer_scale + P, *zero = layer_shift + P;
     const v4 origin = {low.c[0], low.c[1], low.c[2], 0.0f}, voxel_size = {size.c[0], size.c[1], size.c[2], 1.0f};
-    // Points of a voxel lie anywhere in the scan: those of the next ones are fetched ahead.
-    const int last = counts.data[POINTS] - 1;
-    // What each of up to BLOCK voxels adds to its pillar, (number, P).
-    const auto voxel_features = [&](int first, int number, float* hidden) {
-        const int* const start = voxel_start.data + first;
+    // What each of up to BLOCK voxels adds to its pillar, (number, P). `start`: of the points of each voxel and of the next. Points of a voxel
+    // lie anywhere in the scan: those of the next ones, up to `last`, are fetched ahead.
+    const auto voxel_features = [&](const int* order, const int* start, const int* voxel_key, int number, int last, float* hidden) {
         alignas(64) float sum[BLOCK * D], voxel[BLOCK * D], points_in[BLOCK] = {};
         v4 centre[BLOCK];
         vl total[BLOCK * D / 16];
         int layer[BLOCK] = {};
         for (int j = 0; j < BLOCK * D / 16; ++j) total[j] = (vl)(0);
         for (int v = 0; v < number; ++v) {
-            const int key = keys.data[start[v]], slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
+            const int key = voxel_key[v], slot = key / LAYERS % (PATCH * PATCH), cell = key / (LAYERS * PATCH * PATCH);
             layer[v] = key % LAYERS;
             points_in[v] = static_cast<float>(start[v + 1] - start[v]);
-            centre[v] = (v4){static_cast<float>(cell % width * PATCH + slot % PATCH) + 0.5f,
-                             static_cast<float>(cell / width * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
+            centre[v] = (v4){static_cast<float>(cell % WIDTH * PATCH + slot % PATCH) + 0.5f,
+                             static_cast<float>(cell / WIDTH * PATCH + slot / PATCH) + 0.5f, static_cast<float>(layer[v]) + 0.5f, 0.0f};
         }
         int placed = 0, summed = 0;
         for (int begin = start[0]; begin < start[number]; begin += together) {
@@ -61,8 +114,8 @@ _VOXELS = """
             alignas(64) float x[TOGETHER] = {}, y[TOGETHER] = {}, z[TOGETHER] = {}, factor[TOGETHER];
             for (int i = begin; i < end; ++i) {
                 while (i >= start[placed + 1]) ++placed;
-                const float* point = points.data + 3 * static_cast<size_t>(order.data[i]);
-                __builtin_prefetch(points.data + 3 * static_cast<size_t>(order.data[i + AHEAD < last ? i + AHEAD : last]));
+                const float* point = points.data + 3 * static_cast<size_t>(order[i]);
+                __builtin_prefetch(points.data + 3 * static_cast<size_t>(order[i + AHEAD < last ? i + AHEAD : last]));
                 const v4 offset = (((v4){point[0], point[1], point[2], 0.0f} - origin) / voxel_size - centre[placed]) * 2.0f;
                 x[i - begin] = offset.x, y[i - begin] = offset.y, z[i - begin] = offset.z;
             }
@@ -106,19 +159,72 @@ _VOXELS = """
     };
 """
 _PATCHES = """
+    constexpr int MOST = BLOCK * IN_CELL;
     const float *pillar_matrix = zero + (D > P ? D : P), *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *pillar_shift = scale + P;
     const float *patch_bias = pillar_shift + P, *patch_matrix = patch_bias + C;
-    const int first = block * BLOCK, number = counts.data[PATCHES] - first < BLOCK ? counts.data[PATCHES] - first : BLOCK;
-    if (number <= 0) return;
-    const int* const cell_start = patch_start.data + first;
-    const int* const pillar_of = pillar_start.data + cell_start[0];
-    const int pillars = cell_start[number] - cell_start[0], rows = (pillars + TALL - 1) / TALL * TALL;
+    float* const map = reinterpret_cast<float*>(out.data);
+    const auto clear = [&](int cell, int end) {
+        for (; cell < end; ++cell)
+            for (int j = 0; j < C; j += 16) store(map + static_cast<size_t>(cell) * C + j, load(patch_bias + j));
+    };
+    step(*occupied ? (*occupied + BLOCK - 1) / BLOCK : 1, [&](int group) {
+    const int first = group * BLOCK, number = *occupied - first < BLOCK ? *occupied - first : BLOCK;
+    // The cells before each of these hold nothing, nor do those behind the last of all.
+    for (int c = first; c < first + number; ++c) clear(c ? cell_of[c - 1] + 1 : 0, cell_of[c]);
+    if (first + number == *occupied) clear(number ? cell_of[first + number - 1] + 1 : 0, CELLS);
+    if (!number) return;
+    // Nobody needs the keys of points any more: their memory takes the order of the points.
+    int* const order = keys.data;
+    // The voxels of these cells, their pillars, and where those of each cell begin.
+    int voxel_start[MOST + 1], voxel_key[MOST], pillar_of[BLOCK * SLOTS + 1], slot[BLOCK * SLOTS], cell_start[BLOCK + 1];
+    int voxels = 0, pillars = 0;
+    for (int c = 0; c < number; ++c) {
+        const int cell = cell_of[first + c], begin = begin_of[first + c], end = begin_of[first + c + 1];
+        int column = -1;
+        cell_start[c] = pillars;
+        const auto found = [&](int key, int start) {
+            if (key / LAYERS != column) {
+                column = key / LAYERS;
+                slot[pillars] = column;
+                pillar_of[pillars++] = voxels;
+            }
+            voxel_key[voxels] = cell * IN_CELL + key;
+            voxel_start[voxels++] = start;
+        };
+        if (end - begin <= FEW) {
+            for (int i = begin + 1; i < end; ++i) {
+                const long long pair = pairs.data[i];
+                int at = i;
+                for (; at > begin && pairs.data[at - 1] > pair; --at) pairs.data[at] = pairs.data[at - 1];
+                pairs.data[at] = pair;
+            }
+            for (int i = begin; i < end; ++i) {
+                order[i] = static_cast<int>(pairs.data[i]);
+                if (i == begin || pairs.data[i] >> 32 != pairs.data[i - 1] >> 32) found(static_cast<int>(pairs.data[i] >> 32), i);
+            }
+        } else {
+            int place[IN_CELL] = {};
+            for (int i = begin; i < end; ++i) ++place[pairs.data[i] >> 32];
+            for (int key = 0, sum = begin; key < IN_CELL; ++key) {
+                if (!place[key]) continue;
+                found(key, sum);
+                const int more = place[key];
+                place[key] = sum;
+                sum += more;
+            }
+            for (int i = begin; i < end; ++i) order[place[pairs.data[i] >> 32]++] = static_cast<int>(pairs.data[i]);
+        }
+    }
+    cell_start[number] = pillars;
+    pillar_of[pillars] = voxels;
+    voxel_start[voxels] = begin_of[first + number];
+    const int rows = (pillars + TALL - 1) / TALL * TALL;
     alignas(64) float hidden[BLOCK * P], sum[BLOCK * SLOTS * P], value[BLOCK * SLOTS * P];
     for (int j = 0; j < rows * P; j += 16) store(sum + j, (vf)(0.0f));
-    for (int voxel = pillar_of[0], pillar = 0; voxel < pillar_of[pillars]; voxel += BLOCK) {
-        const int voxels = pillar_of[pillars] - voxel < BLOCK ? pillar_of[pillars] - voxel : BLOCK;
-        voxel_features(voxel, voxels, hidden);
-        for (int v = 0; v < voxels; ++v) {
+    for (int voxel = 0, pillar = 0; voxel < voxels; voxel += BLOCK) {
+        const int together = voxels - voxel < BLOCK ? voxels - voxel : BLOCK;
+        voxel_features(order, voxel_start + voxel, voxel_key + voxel, together, voxel_start[voxels] - 1, hidden);
+        for (int v = 0; v < together; ++v) {
             while (voxel + v >= pillar_of[pillar + 1]) ++pillar;
             for (int j = 0; j < P; j += 16) store(sum + pillar * P + j, load(sum + pillar * P + j) + load(hidden + v * P + j));
         }
@@ -131,19 +237,11 @@ _PATCHES = """
     alignas(64) float all[BLOCK * SLOTS * P] = {};
     bool is_used[SLOTS] = {};
     for (int p = 0, cell = 0; p < pillars; ++p) {
-        while (cell_start[0] + p >= cell_start[cell + 1]) ++cell;
-        const int place = slot.data[cell_start[0] + p];
+        while (p >= cell_start[cell + 1]) ++cell;
+        const int place = slot[p];
         is_used[place] = true;
         layer_norm(value + p * P, scale, pillar_shift, P, [&](int j, vf v) { store(all + (cell * SLOTS + place) * P + j, v); });
     }
-    // The cells before each of these hold nothing, nor do those behind the last of all.
-    float* const map = reinterpret_cast<float*>(out.data);
-    const auto clear = [&](int cell, int end) {
-        for (; cell < end; ++cell)
-            for (int j = 0; j < C; j += 16) store(map + static_cast<size_t>(cell) * C + j, load(patch_bias + j));
-    };
-    for (int c = first; c < first + number; ++c) clear(c ? index.data[c - 1] + 1 : 0, index.data[c]);
-    if (first + number == counts.data[PATCHES]) clear(index.data[first + number - 1] + 1, out.shape[0]);
     for (int j = 0; j < C; j += 16)
         for (int one = 0; one < BLOCK; one += TALL) {
             vf patch[TALL];
@@ -160,64 +258,78 @@ _PATCHES = """
             }
 #pragma unroll
             for (int c = 0; c < TALL; ++c)
-                if (one + c < number) store(map + static_cast<size_t>(index.data[first + one + c]) * C + j, patch[c]);
+                if (one + c < number) store(map + static_cast<size_t>(cell_of[first + one + c]) * C + j, patch[c]);
         }
+    });
 """
+_STEPS = 4
 
 
 @cache
-def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, layers: int, patch_voxels: int) -> wp.Kernel:
+def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[int, int, int], patch_voxels: int) -> wp.Kernel:
     patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
-    constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "LAYERS": layers, "PATCH": patch_voxels, "SLOTS": patch_voxels**2,
-                 "BLOCK": BLOCK, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD, "POINTS": POINTS, "PATCHES": PATCHES}
-    before = VECTORS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
+    rows, columns, layers = voxels_YXZ
+    constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "ROWS": rows, "COLUMNS": columns, "LAYERS": layers, "PATCH": patch_voxels,
+                 "SLOTS": patch_voxels**2, "BLOCK": BLOCK, "PARTS": _PARTS, "FEW": _FEW, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD}
+    before = VECTORS + STEPS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
-    @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_VOXELS}{_PATCHES}")
-    def run(block: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-            voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
-            patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3, size: wp.vec3,
-            width: int, together: int, weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
+    @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_CELLS}{_VOXELS}{_PATCHES}")
+    def run(counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3, size: wp.vec3,
+            together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
+            pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def patch_block(first: int, points: wp.array2d(dtype=wp.float32), order: wp.array(dtype=wp.int32), keys: wp.array(dtype=wp.int32),
-                    voxel_start: wp.array(dtype=wp.int32), pillar_start: wp.array(dtype=wp.int32), slot: wp.array(dtype=wp.int32),
-                    patch_start: wp.array(dtype=wp.int32), index: wp.array(dtype=wp.int32), counts: wp.array(dtype=wp.int32), low: wp.vec3,
-                    size: wp.vec3, width: int, together: int, weights: wp.array(dtype=wp.float32),
-                    out: wp.array(dtype=patch)):
-        run(first + wp.tid(), points, order, keys, voxel_start, pillar_start, slot, patch_start, index, counts, low, size, width, together, weights,
-            out)
+    def patch_map(first: int, counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3,
+                  size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
+                  pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
+        run(counters, points, count, low, high, size, together, keys, places, cells, pairs, weights, out)
 
-    return patch_block
+    return patch_map
+
+
+def fits(weights: PillarWeights) -> bool:
+    """Whether the numbers of channels are multiples of `WIDTH`, which this file's code needs."""
+    return not any(dim % WIDTH for dim in (weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]))
 
 
 class PillarBlocks:
     """The sparse half of the encoder on a CPU; gives what `PillarFeatures` gives, but for rounding."""
 
-    def __init__(self, weights: PillarWeights, grid: Grid, memory: Memory = CPU_MEMORY) -> None:
-        """See `PillarFeatures`; the numbers of channels must be multiples of 16."""
+    def __init__(self, weights: PillarWeights, grid: Grid, capacity: int) -> None:
+        """Pack the weights and allocate.
+
+        Args:
+            weights: that `fits` has nothing against.
+            capacity: most points of a scan.
+        Raises:
+            ValueError: see `check_range`.
+        """
         check_range(weights)
         dims = point_dim, pillar_dim, patch_dim = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
-        self.patch_type = wp.types.vector(length=patch_dim, dtype=wp.float32)
-        self._kernel = _kernel(*dims, len(weights.layer_table), grid.config.grid.patch_voxels)
-        self._low, self._size = (wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.voxel_size_m))
-        self._width = grid.patches_HW[1]
+        rows, columns, layers = grid.voxels_YXZ
+        self.capacity, self.patch_type = capacity, wp.types.vector(length=patch_dim, dtype=wp.float32)
+        self._kernel, self._crew = _kernel(*dims, (rows, columns, layers), grid.config.grid.patch_voxels), Crew(_STEPS)
+        self._edges = [wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m)]
         # As many as cannot leave 32 bits, but for the rounding of each.
         self._together = min(_TOGETHER, int((2**31 - _TOGETHER) / (_ONE * max(1.0, largest_value(weights)))))
         parts = [*_point_weights(weights), packed(weights.point_out), weights.voxel_vectors, packed(weights.layer_in), weights.layer_table,
                  weights.layer_vectors, np.zeros(max(point_dim, pillar_dim)), packed(weights.pillar_out), weights.pillar_vectors, weights.patch_bias,
                  weights.patch_in]
-        self._weights = memory.place(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), wp.float32)
-        self._bias = weights.patch_bias.astype(np.float32)
+        self._weights: Any = wp.array(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), dtype=wp.float32, device=CPU)
+        cells = grid.patches_HW[0] * grid.patches_HW[1]
+        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (2 * cells + 2, wp.int32), (capacity, wp.int64)
+        self._memory: list[Any] = [wp.empty(length, dtype=dtype, device=CPU) for length, dtype in lengths]
 
-    def __call__(self, points: Any, voxels: VoxelBuffers, count: int, out: Any) -> None:
-        """Fill the patch map; see `PillarFeatures`."""
-        if not count or not (patches := voxels.rows(PATCHES, count)):
-            out.numpy()[:] = self._bias
-            return
-        launch_rows(self._kernel, -(-patches // BLOCK), [
-            points, voxels.order, voxels.keys, voxels.voxel_start, voxels.pillar_start, voxels.pillar_slot, voxels.patch_start, voxels.patch_index,
-            voxels.counts, self._low, self._size, self._width, self._together, self._weights, out], least=_LEAST_BLOCKS)
+    def __call__(self, points: Any, count: int, out: Any) -> None:
+        """Fill the patch map.
+
+        Args:
+            points: Warp array (count or more, 3) float32, metres; points outside the half-open region (and NaN) are left out.
+            count: points of the scan, at most the capacity.
+            out: Warp array (num_patches,) of vectors; a cell without a point gets the bias. The same bits for any order of the points.
+        """
+        self._crew.launch(self._kernel, [points, count, *self._edges, self._together, *self._memory, self._weights, out])
 
 
 def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:
@@ -233,14 +345,3 @@ def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:
     root[:10] = triangle[np.triu_indices(4)]
     scale, shift = weights.point_vectors[1:].astype(np.float64)
     return layer * scale * _ONE, shift * _ONE, root
-
-
-def sparse_encoder(weights: PillarWeights, grid: Grid, capacity: int, memory: Memory = CPU_MEMORY) -> PillarFeatures | PillarBlocks:
-    """What fits the device and the numbers of channels.
-
-    Raises:
-        ValueError: see `PillarFeatures`.
-    """
-    dims = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
-    fits = memory.device == CPU and not any(dim % WIDTH for dim in dims)
-    return PillarBlocks(weights, grid, memory) if fits else PillarFeatures(weights, grid, capacity, memory)
