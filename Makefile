@@ -39,14 +39,14 @@ faults: $(TEST_READY)
 lock: $(TEST_READY)
 	.venv/bin/python test/locked_versions.py > requirements.lock
 
-# What a robot needs: no torch.
+# What a robot needs: no torch. Modules are compiled when they are first imported, which most never are.
 $(DEMO_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet $(LOCKED) --editable ".[ros]"
+	.venv/bin/python -m pip install --quiet --no-compile $(LOCKED) --editable ".[ros]"
 	touch $@
 
 $(TEST_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet $(LOCKED) "torch==2.13.*"
-	.venv/bin/python -m pip install --quiet $(LOCKED) --editable ".[train,ros,view,data,rate,test]"
+	.venv/bin/python -m pip install --quiet --no-compile $(LOCKED) "torch==2.13.*"
+	.venv/bin/python -m pip install --quiet --no-compile $(LOCKED) --editable ".[train,ros,view,data,rate,test]"
 	touch $@ $(DEMO_READY)

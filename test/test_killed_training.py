@@ -84,6 +84,7 @@ def kill_when(folder: Path, out: Path, moment: Callable[[], bool]) -> bool:
             if run.poll() is not None:
                 assert run.returncode == 0, (folder / "told.txt").read_text()
                 return False
+            time.sleep(2e-4)  # short beside a file's writing; a loop without rest would take a core from the run
         run.send_signal(signal.SIGKILL)
         return run.wait(DEADLINE_S) == -signal.SIGKILL
     finally:

@@ -9,7 +9,7 @@ Unusual: scores of the codes are compared where they are made; the largest of se
 
 from __future__ import annotations
 
-GROUP = 8
+GROUP = 16
 """Cells that are worked on together."""
 
 
