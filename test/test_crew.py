@@ -14,10 +14,10 @@ from copilot4d_core.kernels.crew import STEPS, Crew
 ROWS = 500
 
 CODE = """
-    step(ROWS, [&](int i) { seen.data[i] += 1; });
-    step(1, [&](int) { for (int i = 0; i < ROWS; ++i) total.data[0] += seen.data[i]; });
-    step(0, [&](int) { total.data[0] = -1; });
-    step(ROWS, [&](int i) { seen.data[i] += total.data[0]; });
+    side_by_side(ROWS, [&](int i) { seen.data[i] += 1; });
+    side_by_side(1, [&](int) { for (int i = 0; i < ROWS; ++i) total.data[0] += seen.data[i]; });
+    side_by_side(0, [&](int) { total.data[0] = -1; });
+    side_by_side(ROWS, [&](int i) { seen.data[i] += total.data[0]; });
 """
 
 

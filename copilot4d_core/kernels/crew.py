@@ -25,7 +25,7 @@ _APART = 16
 STEPS = f"""
     int leave_core(void) __asm__("sched_yield");
     int* counter = counters.data;
-    const auto step = [&](int rows, auto&& row) {{
+    const auto side_by_side = [&](int rows, auto&& row) {{
         int *const next = counter, *const done = counter + {_APART};
         counter += {2 * _APART};
         for (int i; (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < rows;) {{
@@ -43,7 +43,7 @@ class Crew:
     """Launches one kernel of several steps again and again; not from two threads at once."""
 
     def __init__(self, steps: int) -> None:
-        """`steps`: how often the kernel's code calls `step`, at most."""
+        """`steps`: how often the kernel's code calls `side_by_side`, at most."""
         self._counts = np.zeros(2 * _APART * steps, dtype=np.int32)
         self.counters: Any = wp.array(self._counts, dtype=wp.int32, device=CPU, copy=False)
 

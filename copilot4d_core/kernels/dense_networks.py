@@ -71,7 +71,7 @@ _STAGE = """
         const int shift = number % 2 * SHIFT;
         float* const blank = blanks + static_cast<size_t>(number) * rows * columns * C;
         unsigned char* const reaches = number % 2 ? second : first;
-        step(rows * columns / T, [&](int window) {
+        side_by_side(rows * columns / T, [&](int window) {
             int place[T];
             cells_of(window, shift, place);
             bool is_reached = mode != SKIP_BLANK;
@@ -104,7 +104,7 @@ _ENCODER = """
     float* token_blanks = blanks + NARROW_DEPTH * PATCHES * NARROW;
     unsigned char *occupied = flags.data, *patch_first = occupied + PATCHES, *patch_second = patch_first + PATCHES;
     unsigned char *held = patch_second + PATCHES, *reached = held + TOKENS, *token_first = reached + TOKENS, *token_second = token_first + TOKENS;
-    step(PATCHES / ROW_CELLS, [&](int row) {
+    side_by_side(PATCHES / ROW_CELLS, [&](int row) {
         for (int i = row * ROW_CELLS; i < (row + 1) * ROW_CELLS; ++i)
             occupied[i] = start(patches.data + i * NARROW, blank_patch, positions + i * NARROW, start_weights, map + i * NARROW);
     });
@@ -114,7 +114,7 @@ _ENCODER = """
     };
     const unsigned char* const patch_reached = narrow(map, narrow_weights, blanks, occupied, patch_first, patch_second, [](int) { return true; });
     // A cell that holds a point, or is beside one that does, across corners too.
-    step(TOKENS / GROUP, [&](int group) {
+    side_by_side(TOKENS / GROUP, [&](int group) {
         merge(group, ACROSS_TOKENS, map, merge_weights, token_map);
         for (int token = group * GROUP; token < (group + 1) * GROUP; ++token) {
             const int y = token / ACROSS_TOKENS, x = token % ACROSS_TOKENS;
@@ -128,12 +128,12 @@ _ENCODER = """
     wide(token_map, wide_weights, token_blanks, reached, token_first, token_second, [&](int cell) { return !BLANK_TOKEN || held[cell]; });
     // Blank cells have a token of their own, which is 0; the others are compared with the codes.
     int *const listed = cells.data, *const count = listed + TOKENS;
-    step(1, [&](int) {
+    side_by_side(1, [&](int) {
         *count = 0;
         for (int token = 0; token < TOKENS; ++token)
             if (!BLANK_TOKEN || held[token]) listed[(*count)++] = token;
     });
-    step((*count + GROUP - 1) / GROUP, [&](int group) { nearest(group, *count, listed, token_map, nearest_weights, tokens.data); });
+    side_by_side((*count + GROUP - 1) / GROUP, [&](int group) { nearest(group, *count, listed, token_map, nearest_weights, tokens.data); });
 """
 ENCODER_STEPS = 4
 """Beside one for each block."""
@@ -149,7 +149,7 @@ _DECODER = """
     float* blanks = token_blanks + WIDE_DEPTH * TOKENS * WIDE;
     unsigned char *occupied = flags.data + TOKENS, *token_first = occupied + TOKENS, *token_second = token_first + TOKENS;
     unsigned char *reached = token_second + TOKENS, *patch_first = reached + PATCHES, *patch_second = patch_first + PATCHES;
-    step(TOKENS / GROUP, [&](int group) {
+    side_by_side(TOKENS / GROUP, [&](int group) {
         for (int cell = group * GROUP; cell < (group + 1) * GROUP; ++cell) {
             occupied[cell] = tokens.data[cell] != 0;
             for (int j = 0; j < WIDE; j += 16) store(token_map + cell * WIDE + j, load(table + tokens.data[cell] * WIDE + j));
@@ -157,7 +157,7 @@ _DECODER = """
     });
     const auto everywhere = [](int) { return true; };
     const unsigned char* const token_reached = wide(token_map, wide_weights, token_blanks, occupied, token_first, token_second, everywhere);
-    step(TOKENS / GROUP, [&](int group) {
+    side_by_side(TOKENS / GROUP, [&](int group) {
         upsample(group, ACROSS_TOKENS, token_map, upsample_weights, map);
         for (int token = group * GROUP; token < (group + 1) * GROUP; ++token) {
             unsigned char* const corner = reached + token / ACROSS_TOKENS * 2 * COLUMNS + token % ACROSS_TOKENS * 2;
@@ -165,7 +165,7 @@ _DECODER = """
         }
     });
     narrow(map, narrow_weights, blanks, reached, patch_first, patch_second, everywhere);
-    step(SKIP_ROWS + PATCHES / ROW_CELLS, [&](int row) {
+    side_by_side(SKIP_ROWS + PATCHES / ROW_CELLS, [&](int row) {
         if (row < SKIP_ROWS) { skip(row, COLUMNS / POOL, POOLED, map, skip_weights, logits.data); return; }
         const int first = (row - SKIP_ROWS) * ROW_CELLS;
         for (int i = first; i < first + ROW_CELLS; ++i)

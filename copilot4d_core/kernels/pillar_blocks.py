@@ -37,7 +37,7 @@ _ONE = float(2**20)
 _CELLS = """
     constexpr int IN_CELL = PATCH * PATCH * LAYERS, WIDTH = COLUMNS / PATCH, CELLS = ROWS / PATCH * WIDTH;
     // Points of each cell in each part, then where the next of them goes.
-    step(PARTS, [&](int part) {
+    side_by_side(PARTS, [&](int part) {
         int* const points_of = places.data + part * CELLS;
         for (int cell = 0; cell < CELLS; ++cell) points_of[cell] = 0;
         const int end = static_cast<long long>(count) * (part + 1) / PARTS;
@@ -62,7 +62,7 @@ _CELLS = """
     });
     // Occupied cells, where the points of each begin, and how many cells they are.
     int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const occupied = begin_of + CELLS + 1;
-    step(1, [&](int) {
+    side_by_side(1, [&](int) {
         int sum = 0, found = 0;
         for (int cell = 0; cell < CELLS; ++cell) {
             begin_of[found] = sum;
@@ -77,7 +77,7 @@ _CELLS = """
         begin_of[found] = sum;
         *occupied = found;
     });
-    step(PARTS, [&](int part) {
+    side_by_side(PARTS, [&](int part) {
         int* const place = places.data + part * CELLS;
         const int end = static_cast<long long>(count) * (part + 1) / PARTS;
         for (int i = static_cast<long long>(count) * part / PARTS; i < end; ++i) {
@@ -167,7 +167,7 @@ _PATCHES = """
         for (; cell < end; ++cell)
             for (int j = 0; j < C; j += 16) store(map + static_cast<size_t>(cell) * C + j, load(patch_bias + j));
     };
-    step(*occupied ? (*occupied + BLOCK - 1) / BLOCK : 1, [&](int group) {
+    side_by_side(*occupied ? (*occupied + BLOCK - 1) / BLOCK : 1, [&](int group) {
     const int first = group * BLOCK, number = *occupied - first < BLOCK ? *occupied - first : BLOCK;
     // The cells before each of these hold nothing, nor do those behind the last of all.
     for (int c = first; c < first + number; ++c) clear(c ? cell_of[c - 1] + 1 : 0, cell_of[c]);

@@ -14,8 +14,8 @@ from typing import Any
 
 import warp as wp
 
+from copilot4d_core.kernels.crew import STEPS, Crew
 from copilot4d_core.kernels.feature_readout import FeatureReadout
-from copilot4d_core.kernels.launch import launch_rows
 from copilot4d_core.kernels.native import NATIVE
 from copilot4d_core.kernels.packet_lanes import LANES, PACKET_TYPES
 from copilot4d_core.kernels.packet_walk import PACKET_WALK
@@ -29,7 +29,6 @@ SLOTS = 4
 """Samples of one run that a ray of a packet gets before any is looked at: more are found in vain behind surfaces, fewer keep lanes waiting."""
 MOST_LAYERS = 64
 """Layers of the skip mask that one column may have here: the bits of a vector's widest integers."""
-_MIN_PACKETS_PER_PART = 16
 
 _SAMPLES = """
         // Up to SLOTS samples of every ray: of the run that it is in, or of the next one.
@@ -264,6 +263,14 @@ _MARCH = """
 """
 
 
+_ALL = """
+    constexpr int PACKETS = 8, RAYS = PACKETS * LANES;  // of a row: neighbours share what is in the caches
+    side_by_side((rays + RAYS - 1) / RAYS, [&](int row) {
+        for (int packet = row * RAYS; packet < rays && packet < (row + 1) * RAYS; packet += LANES) march_one(packet);
+    });
+"""
+
+
 @cache
 def _packet_kernel(hidden: int, rows: int, words: int) -> wp.Kernel:
     vector: Any = wp.types.vector(length=hidden, dtype=wp.float32)
@@ -278,18 +285,21 @@ def _packet_kernel(hidden: int, rows: int, words: int) -> wp.Kernel:
 #endif
 """
 
-    @wp.func_native(NATIVE + constants + PACKET_TYPES + PACKET_WALK + _RETURNS + _MARCH)
-    def march_packet(first: int, rays: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: wp.float64,
-                     limit: int, stop: float, threshold: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32),
-                     cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
+    march_one = f"const auto march_one = [&](int first) {{{PACKET_TYPES}{PACKET_WALK}{_RETURNS}{_MARCH}}};"
+
+    @wp.func_native(f"{NATIVE}{STEPS}{constants}{march_one}{_ALL}")
+    def march_all(counters: wp.array(dtype=wp.int32), rays: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3),
+                  mask: MaskGrid, step: wp.float64, limit: int, stop: float, threshold: float, size: wp.vec3, shape: wp.vec3i,
+                  listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float,
+                  out: wp.array2d(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def march(first: int, rays: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3), mask: MaskGrid, step: wp.float64,
-              limit: int, stop: float, threshold: float, size: wp.vec3, shape: wp.vec3i, listed: wp.array2d(dtype=wp.uint32),
-              cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float, out: wp.array2d(dtype=wp.float32)):
-        march_packet(LANES * (first + wp.tid()), rays, origins, directions, mask, step, limit, stop, threshold, size, shape, listed, cells, output,
-                     bias, out)
+    def march(first: int, counters: wp.array(dtype=wp.int32), rays: int, origins: wp.array(dtype=wp.vec3), directions: wp.array(dtype=wp.vec3),
+              mask: MaskGrid, step: wp.float64, limit: int, stop: float, threshold: float, size: wp.vec3, shape: wp.vec3i,
+              listed: wp.array2d(dtype=wp.uint32), cells: wp.array(dtype=vector), output: wp.array(dtype=wp.float32), bias: float,
+              out: wp.array2d(dtype=wp.float32)):
+        march_all(counters, rays, origins, directions, mask, step, limit, stop, threshold, size, shape, listed, cells, output, bias, out)
 
     return march
 
@@ -312,4 +322,4 @@ def march_inputs(cells: FeatureReadout, mask: SkipMask, origins: Any, directions
 def march_packets(cells: FeatureReadout, mask: SkipMask, origins: Any, directions: Any, rays: int, out: Any) -> None:
     """As `ray_march.march_rays`, for arrays on the CPU and a mask that `fits_packets`."""
     kernel = _packet_kernel(cells.hidden_dim, out.shape[0], words_of(cells.grid.mask_cells_YXZ[2]))
-    launch_rows(kernel, -(-rays // LANES), [rays, *march_inputs(cells, mask, origins, directions, out)], least=_MIN_PACKETS_PER_PART)
+    Crew(1).launch(kernel, [rays, *march_inputs(cells, mask, origins, directions, out)])
