@@ -11,6 +11,8 @@ TOPIC ?=
 TIME ?=
 # Exact versions for the Python that they were tried with; another one takes what setup.py allows.
 LOCKED := $(shell $(PYTHON) -c "import sys; print('--constraint requirements.lock' if sys.version_info[:2] == (3, 11) else '')")
+# Tests start hundreds of processes: each module is compiled by the first that imports it, whatever the caller's environment says.
+BYTECODE := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX="$(CURDIR)/.venv/bytecode"
 DEMO_READY := .venv/.demo-ready
 TEST_READY := .venv/.test-ready
 
@@ -20,7 +22,7 @@ demo: $(DEMO_READY)
 	.venv/bin/python -m copilot4d_ros.demo --out out/demo $(if $(BAG),--bag "$(BAG)") $(if $(TOPIC),--topic "$(TOPIC)")
 
 test: $(TEST_READY)
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 600 --cov --cov-report=
+	$(BYTECODE) .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 600 --cov --cov-report=
 
 fuzz: $(TEST_READY)
 	PYTHONPATH=test .venv/bin/python -m trust.fuzz --seconds $(or $(TIME),120)
@@ -39,12 +41,13 @@ faults: $(TEST_READY)
 lock: $(TEST_READY)
 	.venv/bin/python test/locked_versions.py > requirements.lock
 
-# What a robot needs: no torch. Modules are compiled when they are first imported, which most never are.
+# What a robot needs: no torch.
 $(DEMO_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --no-compile $(LOCKED) --editable ".[ros]"
+	.venv/bin/python -m pip install --quiet $(LOCKED) --editable ".[ros]"
 	touch $@
 
+# Most modules of these packages are never imported; see BYTECODE for the others.
 $(TEST_READY): setup.py requirements.lock
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --no-compile $(LOCKED) "torch==2.13.*"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from copilot4d_core.data.point_cloud2 import CloudLayout, layout_from_message, points_from_message
+from copilot4d_core.data.cloud_reader import CloudReader, Returns
+from copilot4d_core.data.point_cloud2 import CloudLayout
 from copilot4d_core.data.sensors import SensorPattern
 from copilot4d_core.deploy.runner import Runner, TokenArray
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
@@ -61,8 +62,12 @@ class FrameProcessor:
         self._views = Views(runner, pattern)
         self._grid = Grid(runner.config)
         self._probes = SurpriseProbes(self._grid, lambda: parameters().surprise_period_s)
-        self.layout: CloudLayout | None = None
+        self._read = CloudReader(self._grid)
+
+    @property
+    def layout(self) -> CloudLayout | None:
         """Of the last cloud that could be read."""
+        return self._read.layout
 
     def warm_up(self) -> None:
         """Run every stage once, so that the first scan does not wait for kernels to compile or memory to be laid out."""
@@ -78,9 +83,11 @@ class FrameProcessor:
             RejectedCloudError: the cloud cannot be read, or gives no tokens because it is empty or lies outside the region.
         """
         started_s = time.perf_counter()
-        points_m, dropped = self._points(message)
+        points_m, inside, dropped = self._returns(message)
         points_m, thinned = thinned_evenly(points_m, self._parameters().max_points)
-        inside = self._inside(points_m, dropped)
+        if thinned:
+            inside = self._grid.inside(points_m)
+        self._check(points_m, inside, dropped)
         stage_ms = {"unpack": _since_ms(started_s)}
         tokens = self._runner.encode(points_m if len(points_m) else self._beyond_m())
         stage_ms |= {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
@@ -96,23 +103,15 @@ class FrameProcessor:
             error_m = rendered.depth_m - self._pattern.range_image(scan.points_m[scan.inside], np.zeros(3, dtype=np.float32))
         return Reconstruction(rendered, error_m, surprise_m, stage_ms)
 
-    def _points(self, message: Any) -> tuple[FloatArray, int]:
-        """Usable points, and how many others there were."""
+    def _returns(self, message: Any) -> Returns:
         try:
-            self.layout = layout_from_message(message, self.layout)
-            points_m, _, dropped = points_from_message(message, self.layout)
+            return self._read(message, self._parameters().min_range_m)
         except ValueError as error:
             raise RejectedCloudError(DropReason.INVALID, str(error)) from error
-        near_m = self._parameters().min_range_m
-        if near_m > 0:
-            far = np.einsum("ni,ni->n", points_m, points_m) >= np.float32(near_m**2)
-            points_m, dropped = points_m[far], dropped + int(np.count_nonzero(~far))
-        return points_m, dropped
 
-    def _inside(self, points_m: FloatArray, dropped: int) -> BoolArray:
-        inside = self._grid.inside(points_m)
+    def _check(self, points_m: FloatArray, inside: BoolArray, dropped: int) -> None:
         if inside.any() or self._parameters().on_empty == "encode":
-            return inside
+            return
         if len(points_m) == 0:
             raise RejectedCloudError(DropReason.EMPTY, f"cloud: expected points, got {dropped} of which each is NaN, infinite, (0, 0, 0) or nearer "
                                      f"than min_range_m = {self._parameters().min_range_m:g}")

@@ -68,6 +68,17 @@ class CloudLayout(NamedTuple):
     has_intensity: bool
 
     @property
+    def float32_offsets(self) -> tuple[int, int, int] | None:
+        """Where x, y and z lie in a point if all are float32 in the byte order of this machine, else None."""
+        fields = self.dtype.fields
+        assert fields is not None
+        native = np.dtype(np.float32)
+        if any(fields[name][0] != native for name in "xyz"):
+            return None
+        x, y, z = (fields[name][1] for name in "xyz")
+        return x, y, z
+
+    @property
     def text(self) -> str:
         """The layout in one line, such as `x f4@0, y f4@4, z f4@8, step 16, little-endian`."""
         fields, step, is_bigendian = self.fingerprint
@@ -142,7 +153,7 @@ def layout_notes(message: CloudMessage) -> list[str]:
     return notes
 
 
-def _rows(message: CloudMessage) -> tuple[npt.NDArray[np.uint8], int]:
+def checked_bytes(message: CloudMessage) -> tuple[npt.NDArray[np.uint8], int]:
     """Bytes of the message and the bytes of one row, checked before anything is allocated."""
     height, width, step = message.height, message.width, message.point_step
     if height < 0 or width < 0 or step <= 0:
@@ -171,7 +182,7 @@ def points_from_message(message: CloudMessage, layout: CloudLayout | None = None
         ValueError: the layout cannot be read, or there is less data than the message says.
     """
     layout = layout_from_message(message, layout)
-    data, row_step = _rows(message)
+    data, row_step = checked_bytes(message)
     cloud: npt.NDArray[np.void] = np.ndarray((message.height, message.width), dtype=layout.dtype, buffer=data,
                                              strides=(row_step, message.point_step))
     points_m = np.empty((message.height * message.width, 3), dtype=np.float32)

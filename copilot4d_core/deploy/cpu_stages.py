@@ -41,12 +41,14 @@ class _PillarLists:
     def __init__(self, weights: PillarWeights, grid: Grid, capacity: int) -> None:
         self.capacity, self._grid, self._voxels = capacity, grid, VoxelBuffers(capacity)
         self._features = PillarFeatures(weights, grid, capacity)
-        self.patch_type = self._features.patch_type
+        self._map = np.empty((*grid.patches_HW, weights.patch_in.shape[2]), dtype=np.float32)
+        self._cells = _array(self._map.reshape(-1, self._map.shape[2]), self._features.patch_type)
 
-    def __call__(self, points: Any, count: int, out: Any) -> None:
+    def __call__(self, points: Any, count: int) -> FloatArray:
         if count:
             voxelize_into(self._voxels, points, count, self._grid)
-        self._features(points, self._voxels, count, out)
+        self._features(points, self._voxels, count, self._cells)
+        return self._map
 
 
 class CpuStages:
@@ -54,7 +56,6 @@ class CpuStages:
 
     def __init__(self, weights: KernelWeights, config: Config) -> None:
         self.config, self.grid, self._weights = config, Grid(config), weights
-        self._map = np.empty((*self.grid.patches_HW, config.swin.dims[0]), dtype=np.float32)
         self._readout, self._mask = FeatureReadout(weights.readout, self.grid), SkipMask(self.grid)
         self._reserve(FIRST_CAPACITY)
 
@@ -72,8 +73,7 @@ class CpuStages:
         count = len(points_m)
         if count > self._pillars.capacity:
             self._reserve(count)
-        self._pillars(_array(points_m[:, :3], wp.float32, 2), count, _array(self._map.reshape(-1, self._map.shape[2]), self._pillars.patch_type))
-        return self._map
+        return self._pillars(_array(points_m[:, :3], wp.float32, 2), count)
 
     def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets.

@@ -27,7 +27,7 @@ class TorchRunner(CpuRunner):
 
     @torch.inference_mode()
     def _tokens(self, patches_HWC: FloatArray) -> TokenArray:
-        return np.asarray(self.tokenizer.tokenize_patches(torch.from_numpy(patches_HWC)).numpy(), dtype=np.uint16)
+        return np.asarray(self.tokenizer.tokenize_patches(torch.tensor(patches_HWC)).numpy(), dtype=np.uint16)
 
     @torch.inference_mode()
     def _decoded(self, tokens: TokenArray) -> tuple[FloatArray, FloatArray]:

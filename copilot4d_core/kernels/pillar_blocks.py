@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import warp as wp
 
-from copilot4d_core.grid import Grid
+from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_core.kernels.crew import STEPS, Crew
 from copilot4d_core.kernels.launch import CPU
 from copilot4d_core.kernels.pillar_features import PillarWeights, check_range, largest_value
@@ -60,10 +60,11 @@ _CELLS = """
                 if (keys.data[i] >= 0) ++points_of[keys.data[i] / IN_CELL];
         }
     });
-    // Occupied cells, where the points of each begin, and how many cells they are.
-    int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const occupied = begin_of + CELLS + 1;
+    // Occupied cells, where the points of each begin, and how many cells they are; cells that were occupied in the scan before, and are not now.
+    int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const left_of = begin_of + CELLS + 1;
+    int *const was_occupied = left_of + CELLS, *const occupied = was_occupied + CELLS, *const left = occupied + 1;
     side_by_side(1, [&](int) {
-        int sum = 0, found = 0;
+        int sum = 0, found = 0, gone = 0;
         for (int cell = 0; cell < CELLS; ++cell) {
             begin_of[found] = sum;
             for (int part = 0; part < PARTS; ++part) {
@@ -71,11 +72,15 @@ _CELLS = """
                 places.data[part * CELLS + cell] = sum;
                 sum += more;
             }
-            cell_of[found] = cell;
-            found += sum > begin_of[found];
+            const int is_occupied = sum > begin_of[found];
+            cell_of[found] = left_of[gone] = cell;
+            gone += was_occupied[cell] & ~is_occupied;
+            was_occupied[cell] = is_occupied;
+            found += is_occupied;
         }
         begin_of[found] = sum;
         *occupied = found;
+        *left = gone;
     });
     side_by_side(PARTS, [&](int part) {
         int* const place = places.data + part * CELLS;
@@ -162,17 +167,13 @@ _PATCHES = """
     constexpr int MOST = BLOCK * IN_CELL;
     const float *pillar_matrix = zero + (D > P ? D : P), *pillar_bias = pillar_matrix + P * P, *scale = pillar_bias + P, *pillar_shift = scale + P;
     const float *patch_bias = pillar_shift + P, *patch_matrix = patch_bias + C;
-    float* const map = reinterpret_cast<float*>(out.data);
-    const auto clear = [&](int cell, int end) {
-        for (; cell < end; ++cell)
-            for (int j = 0; j < C; j += 16) store(map + static_cast<size_t>(cell) * C + j, load(patch_bias + j));
-    };
-    side_by_side(*occupied ? (*occupied + BLOCK - 1) / BLOCK : 1, [&](int group) {
+    // Cells that neither scan occupies keep what they have.
+    side_by_side((*left + BLOCK - 1) / BLOCK, [&](int group) {
+        for (int c = group * BLOCK; c < *left && c < (group + 1) * BLOCK; ++c)
+            for (int j = 0; j < C; j += 16) store(map.data + static_cast<size_t>(left_of[c]) * C + j, load(patch_bias + j));
+    });
+    side_by_side((*occupied + BLOCK - 1) / BLOCK, [&](int group) {
     const int first = group * BLOCK, number = *occupied - first < BLOCK ? *occupied - first : BLOCK;
-    // The cells before each of these hold nothing, nor do those behind the last of all.
-    for (int c = first; c < first + number; ++c) clear(c ? cell_of[c - 1] + 1 : 0, cell_of[c]);
-    if (first + number == *occupied) clear(number ? cell_of[first + number - 1] + 1 : 0, CELLS);
-    if (!number) return;
     // Nobody needs the keys of points any more: their memory takes the order of the points.
     int* const order = keys.data;
     // The voxels of these cells, their pillars, and where those of each cell begin.
@@ -258,16 +259,15 @@ _PATCHES = """
             }
 #pragma unroll
             for (int c = 0; c < TALL; ++c)
-                if (one + c < number) store(map + static_cast<size_t>(cell_of[first + one + c]) * C + j, patch[c]);
+                if (one + c < number) store(map.data + static_cast<size_t>(cell_of[first + one + c]) * C + j, patch[c]);
         }
     });
 """
-_STEPS = 4
+_STEPS = 5
 
 
 @cache
 def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[int, int, int], patch_voxels: int) -> wp.Kernel:
-    patch: Any = wp.types.vector(length=patch_dim, dtype=wp.float32)
     rows, columns, layers = voxels_YXZ
     constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "ROWS": rows, "COLUMNS": columns, "LAYERS": layers, "PATCH": patch_voxels,
                  "SLOTS": patch_voxels**2, "BLOCK": BLOCK, "PARTS": _PARTS, "FEW": _FEW, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD}
@@ -276,14 +276,14 @@ def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[i
     @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_CELLS}{_VOXELS}{_PATCHES}")
     def run(counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3, size: wp.vec3,
             together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
-            pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
+            pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), map: wp.array(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
     def patch_map(first: int, counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3,
                   size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
-                  pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), out: wp.array(dtype=patch)):
-        run(counters, points, count, low, high, size, together, keys, places, cells, pairs, weights, out)
+                  pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), map: wp.array(dtype=wp.float32)):
+        run(counters, points, count, low, high, size, together, keys, places, cells, pairs, weights, map)
 
     return patch_map
 
@@ -306,9 +306,9 @@ class PillarBlocks:
             ValueError: see `check_range`.
         """
         check_range(weights)
-        dims = point_dim, pillar_dim, patch_dim = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
+        dims = point_dim, pillar_dim, _ = weights.point_in.shape[1], weights.layer_in.shape[1], weights.patch_in.shape[2]
         rows, columns, layers = grid.voxels_YXZ
-        self.capacity, self.patch_type = capacity, wp.types.vector(length=patch_dim, dtype=wp.float32)
+        self.capacity = capacity
         self._kernel, self._crew = _kernel(*dims, (rows, columns, layers), grid.config.grid.patch_voxels), Crew(_STEPS)
         self._edges = [wp.vec3(*map(float, values)) for values in (grid.minimum_m, grid.maximum_m, grid.voxel_size_m)]
         # As many as cannot leave 32 bits, but for the rounding of each.
@@ -318,18 +318,24 @@ class PillarBlocks:
                  weights.patch_in]
         self._weights: Any = wp.array(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), dtype=wp.float32, device=CPU)
         cells = grid.patches_HW[0] * grid.patches_HW[1]
-        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (2 * cells + 2, wp.int32), (capacity, wp.int64)
-        self._memory: list[Any] = [wp.empty(length, dtype=dtype, device=CPU) for length, dtype in lengths]
+        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (4 * cells + 3, wp.int32), (capacity, wp.int64)
+        self._memory: list[Any] = [wp.zeros(length, dtype=dtype, device=CPU) for length, dtype in lengths]
+        self._map = np.tile(weights.patch_bias.astype(np.float32), (*grid.patches_HW, 1))
+        self._cells: Any = wp.array(self._map.reshape(-1), dtype=wp.float32, device=CPU, copy=False)
+        self._shown = self._map.view()
+        self._shown.flags.writeable = False  # most of it is that of the scan before
 
-    def __call__(self, points: Any, count: int, out: Any) -> None:
-        """Fill the patch map.
+    def __call__(self, points: Any, count: int) -> FloatArray:
+        """The patch map, (H, W, C) float32; the next call overwrites it.
 
         Args:
             points: Warp array (count or more, 3) float32, metres; points outside the half-open region (and NaN) are left out.
             count: points of the scan, at most the capacity.
-            out: Warp array (num_patches,) of vectors; a cell without a point gets the bias. The same bits for any order of the points.
+        Returns:
+            The bias where there is no point. The same bits for any order of the points.
         """
-        self._crew.launch(self._kernel, [points, count, *self._edges, self._together, *self._memory, self._weights, out])
+        self._crew.launch(self._kernel, [points, count, *self._edges, self._together, *self._memory, self._weights, self._cells])
+        return self._shown
 
 
 def _point_weights(weights: PillarWeights) -> tuple[Any, Any, Any]:

@@ -1,0 +1,81 @@
+# Copyright 2026 copilot4d developers
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel that reads clouds beside the plain way, and what belongs to the region by hand."""
+
+from __future__ import annotations
+
+import array
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from copilot4d_core.config import preset
+from copilot4d_core.data.cloud_reader import CloudReader
+from copilot4d_core.data.point_cloud2 import layout_from_message, points_from_message
+from copilot4d_core.grid import Grid
+
+GRID = Grid(preset("tiny"))  # -10 to 10 m in x and y, -2.25 to 2.25 m in z
+
+
+def cloud(points: np.ndarray, offsets: tuple[int, int, int] = (0, 4, 8), step: int = 16, height: int = 1, padding: int = 0, kind: str = "<f4") -> Any:
+    """A message of these points; bytes between them are noise."""
+    width = len(points) // height
+    dtype = np.dtype({"names": ["x", "y", "z"], "formats": [kind] * 3, "offsets": offsets, "itemsize": step})
+    raw = np.random.default_rng(1).integers(0, 256, (height, width * step + padding), dtype=np.uint8)
+    for row in range(height):
+        view = raw[row, :width * step].view(dtype)
+        for axis, name in enumerate("xyz"):
+            view[name] = points[row * width:(row + 1) * width, axis]
+    number = {"f4": 7, "f8": 8}[kind[1:]]
+    fields = [SimpleNamespace(name=name, offset=offset, datatype=number, count=1) for name, offset in zip("xyz", offsets, strict=True)]
+    return SimpleNamespace(height=height, width=width, fields=fields, is_bigendian=kind[0] == ">", point_step=step, row_step=width * step + padding,
+                           data=array.array("B", raw.tobytes()))
+
+
+def points_of(count: int, broken: float) -> np.ndarray:
+    rng = np.random.default_rng(count)
+    points = rng.uniform(-14, 14, (count, 3)).astype(np.float32)
+    for value in (np.nan, np.inf, -np.inf):
+        points[rng.random(count) < broken, rng.integers(0, 3)] = value
+    points[rng.random(count) < broken] = 0.0
+    points[rng.random(count) < broken] = [0.0, -0.0, 0.0]
+    points[rng.random(count) < 0.1, 0] = 0.0  # a zero alone is a coordinate
+    points[rng.random(count) < 0.05] *= 0.01
+    return points
+
+
+@pytest.mark.parametrize(("layout", "height"), [
+    ({}, 1), ({"step": 12}, 1), ({"offsets": (1, 5, 11), "step": 23}, 1), ({"offsets": (8, 4, 0), "step": 32}, 1), ({"padding": 7, "step": 22}, 4),
+    ({"kind": "<f8", "offsets": (0, 8, 16), "step": 26}, 4), ({"kind": ">f4"}, 4)])
+@pytest.mark.parametrize("broken", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("min_range_m", [0.0, 5.0])
+def test_returns_are_those_of_the_plain_way(layout: dict[str, Any], height: int, broken: float, min_range_m: float) -> None:
+    read = CloudReader(GRID)
+    for count in (4 * 1000, 4, 8, 0):
+        points = points_of(count, broken)
+        message = cloud(points, height=height if count else 1, **layout)
+        found = read(message, min_range_m)
+        expected, _, dropped = points_from_message(message)
+        far = np.sqrt((expected.astype(float)**2).sum(axis=1)) >= min_range_m
+        assert np.array_equal(found.points_m, expected[far])
+        assert found.dropped == dropped + np.count_nonzero(~far)
+        assert found.inside.dtype == bool and np.array_equal(found.inside, GRID.inside(expected[far]))
+    assert (layout_from_message(message).float32_offsets is None) == ("kind" in layout)
+
+
+def test_the_region_is_half_open() -> None:
+    points = np.array([[-10, 0, 0.1], [10, 0, 0.1], [0, -10, 0.1], [0, 10, 0.1], [0, 0, -2.25], [0, 0, 2.25]], dtype=np.float32)
+    assert CloudReader(GRID)(cloud(points)).inside.tolist() == [True, False, True, False, True, False]
+
+
+def test_a_cloud_that_says_more_than_it_holds_is_refused_and_the_layout_is_kept() -> None:
+    read = CloudReader(GRID)
+    message = cloud(points_of(40, 0.0))
+    read(message)
+    known = read.layout
+    message.width += 1
+    with pytest.raises(ValueError, match=r"expected 640 bytes of data .* got 640|expected 656 bytes of data|expected row_step"):
+        read(message)
+    assert read.layout is known is not None
