@@ -20,6 +20,7 @@ from copilot4d_core.benchmark.core_benchmark import predicted_mask
 from copilot4d_core.benchmark.identity import identity
 from copilot4d_core.benchmark.model_choice import ModelChoice
 from copilot4d_core.benchmark.numpy_patch_map import numpy_patch_map
+from copilot4d_core.data.point_cloud2 import data_from_points
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.exported_model import export_model
@@ -27,6 +28,7 @@ from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels
 from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.onnx_runner import open_session
 from copilot4d_core.grid import FloatArray, Grid
+from copilot4d_core.kernels.cloud_points import Placement, returns_in
 from copilot4d_core.kernels.ray_march import Rows
 from copilot4d_core.model_file import Model, read_model
 
@@ -41,7 +43,7 @@ class Pair(NamedTuple):
     unit: str
     """Of the difference."""
     make_input: Callable[[], Any] = lambda: None
-    """The stage before, run unmeasured before each run of either: in a frame, too, it has just written what this one reads."""
+    """The stage before, run unmeasured before each run of either: in a frame, too, it has just run, and no core comes from its sleep."""
 
 
 class Comparison(NamedTuple):
@@ -112,7 +114,7 @@ def stage_pairs(chosen: ModelChoice, points_m: FloatArray, rays: int) -> list[Pa
     along, _ = rays_from_points(np.resize(points_m[grid.inside(points_m)], (rays, 3)), np.zeros(3, dtype=np.float32))
     features = decoder.run(["features"], {"tokens": tokens})[0]
     return [*_patch_pairs(model, stages, points_m), *_march_pairs(model, stages, features, mask, along), *_network_pairs(
-        model, encoder, decoder, patches, tokens)]
+        model, encoder, decoder, patches, tokens, lambda: stages.patch_map(points_m))]
 
 
 def _check_torch() -> None:
@@ -128,8 +130,15 @@ def _patch_pairs(model: Model, stages: CpuStages, points_m: FloatArray) -> list[
     what = "voxelize, pool, patch embedding"
     weights, grid = kernel_weights(model.tensors).pillars, Grid(model.config)
     torch_map = patch_map_of(model)
-    return [Pair(what, "torch", lambda: stages.patch_map(points_m), lambda: torch_map(points_m), ""),
-            Pair(what, "NumPy argsort, reduceat", lambda: stages.patch_map(points_m), lambda: numpy_patch_map(points_m, weights, grid), "")]
+    _, data = data_from_points(points_m, np.zeros(len(points_m), dtype=np.float32))
+    received, placement = np.frombuffer(bytearray(data), dtype=np.uint8), Placement(1, len(points_m), 16 * len(points_m), 16, (0, 4, 8))
+    read = [points_m]
+
+    def convert() -> None:
+        read[0], _ = returns_in(received, placement, grid, 0.0)
+
+    return [Pair(what, "torch", lambda: stages.patch_map(read[0]), lambda: torch_map(read[0]), "", convert),
+            Pair(what, "NumPy argsort, reduceat", lambda: stages.patch_map(read[0]), lambda: numpy_patch_map(read[0], weights, grid), "", convert)]
 
 
 def _march_pairs(model: Model, stages: CpuStages, features: FloatArray, mask: Any, rays: Rays) -> list[Pair]:
@@ -148,7 +157,7 @@ def _march_pairs(model: Model, stages: CpuStages, features: FloatArray, mask: An
                  lambda: torch_march(rays), "m")]
 
 
-def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray, tokens: Any) -> list[Pair]:
+def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray, tokens: Any, voxelize: Callable[[], Any]) -> list[Pair]:
     """Our kernels against torch and ONNX Runtime; for a model without kernels ONNX Runtime against torch."""
     from copilot4d_core.deploy.torch_reference import TorchReference
 
@@ -167,8 +176,8 @@ def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray
         return reference.decoded(tokens)[0]
 
     if obstacle(model):
-        return [Pair("encode", "torch eager, ours is ONNX Runtime", onnx_encode, torch_encode, "of the tokens"),
-                Pair("decode", "torch eager, ours is ONNX Runtime", onnx_decode, torch_decode, "")]
+        return [Pair("encode", "torch eager, ours is ONNX Runtime", onnx_encode, torch_encode, "of the tokens", voxelize),
+                Pair("decode", "torch eager, ours is ONNX Runtime", onnx_decode, torch_decode, "", onnx_encode)]
     encode, decode = EncoderKernels(model), DecoderKernels(model)
     asked = np.asarray(tokens, dtype=np.uint16)
 
@@ -178,8 +187,10 @@ def _network_pairs(model: Model, encoder: Any, decoder: Any, patches: FloatArray
     def own_decode() -> Any:
         return decode(asked)[0]
 
-    return [Pair("encode", "torch eager", own_encode, torch_encode, "of the tokens"), Pair("decode", "torch eager", own_decode, torch_decode, ""),
-            Pair("encode", "ONNX Runtime", own_encode, onnx_encode, "of the tokens"), Pair("decode", "ONNX Runtime", own_decode, onnx_decode, "")]
+    return [Pair("encode", "torch eager", own_encode, torch_encode, "of the tokens", voxelize),
+            Pair("decode", "torch eager", own_decode, torch_decode, "", own_encode),
+            Pair("encode", "ONNX Runtime", own_encode, onnx_encode, "of the tokens", voxelize),
+            Pair("decode", "ONNX Runtime", own_decode, onnx_decode, "", own_encode)]
 
 
 def print_comparisons(results: Sequence[Comparison], title: str, console: Console | None = None) -> None:
