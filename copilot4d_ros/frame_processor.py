@@ -14,7 +14,7 @@ from copilot4d_core.data.cloud_reader import CloudReader, Returns
 from copilot4d_core.data.point_cloud2 import CloudLayout
 from copilot4d_core.data.sensors import SensorPattern
 from copilot4d_core.deploy.runner import Runner, TokenArray
-from copilot4d_core.grid import BoolArray, FloatArray, Grid
+from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
 from copilot4d_ros.parameters import TokenizerParameters
 from copilot4d_ros.surprise_probe import SurpriseProbes
@@ -35,8 +35,7 @@ class EncodedScan(NamedTuple):
     tokens: TokenArray
     points_m: FloatArray
     """(N, 3) what was encoded, those outside the region among them."""
-    inside: BoolArray
-    """(N,): which of them lie in the region."""
+    points_in_region: int
     points_dropped: int
     points_thinned: int
     stage_ms: dict[str, float]
@@ -83,24 +82,25 @@ class FrameProcessor:
             RejectedCloudError: the cloud cannot be read, or gives no tokens because it is empty or lies outside the region.
         """
         started_s = time.perf_counter()
-        points_m, inside, dropped = self._returns(message)
+        points_m, in_region, dropped = self._returns(message)
         points_m, thinned = thinned_evenly(points_m, self._parameters().max_points)
         if thinned:
-            inside = self._grid.inside(points_m)
-        self._check(points_m, inside, dropped)
+            in_region = int(np.count_nonzero(self._grid.inside(points_m)))
+        self._check(points_m, in_region, dropped)
         stage_ms = {"unpack": _since_ms(started_s)}
         tokens = self._runner.encode(points_m if len(points_m) else self._beyond_m())
         stage_ms |= {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
-        return EncodedScan(tokens, points_m, inside, dropped, thinned, stage_ms)
+        return EncodedScan(tokens, points_m, in_region, dropped, thinned, stage_ms)
 
     def render(self, scan: EncodedScan, wanted: Wanted) -> Reconstruction:
         """What is wanted of a scan's reconstruction; nothing costs nothing, unless it is time to look how badly the tokens explain the scan."""
-        probe = self._probes.aim(scan.points_m, scan.inside)
+        probe = self._probes.aim(scan.points_m)
         rendered, stage_ms = self._views.render(scan.tokens, wanted, None if probe is None else probe.rays)
         surprise_m = None if probe is None or rendered.probe_m is None else probe.surprise_m(rendered.probe_m, self._grid)
         error_m = None
         if rendered.points_m is not None and rendered.depth_m is not None:
-            error_m = rendered.depth_m - self._pattern.range_image(scan.points_m[scan.inside], np.zeros(3, dtype=np.float32))
+            returns_m = scan.points_m[self._grid.inside(scan.points_m)]
+            error_m = rendered.depth_m - self._pattern.range_image(returns_m, np.zeros(3, dtype=np.float32))
         return Reconstruction(rendered, error_m, surprise_m, stage_ms)
 
     def _returns(self, message: Any) -> Returns:
@@ -109,8 +109,8 @@ class FrameProcessor:
         except ValueError as error:
             raise RejectedCloudError(DropReason.INVALID, str(error)) from error
 
-    def _check(self, points_m: FloatArray, inside: BoolArray, dropped: int) -> None:
-        if inside.any() or self._parameters().on_empty == "encode":
+    def _check(self, points_m: FloatArray, in_region: int, dropped: int) -> None:
+        if in_region or self._parameters().on_empty == "encode":
             return
         if len(points_m) == 0:
             raise RejectedCloudError(DropReason.EMPTY, f"cloud: expected points, got {dropped} of which each is NaN, infinite, (0, 0, 0) or nearer "

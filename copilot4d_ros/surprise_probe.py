@@ -16,7 +16,7 @@ import numpy as np
 
 from copilot4d_core.data.rays import Rays, rays_from_points
 from copilot4d_core.evaluation.surprise import scan_surprise_m, surprise_map
-from copilot4d_core.grid import BoolArray, FloatArray, Grid
+from copilot4d_core.grid import FloatArray, Grid
 
 
 class Probe(NamedTuple):
@@ -42,15 +42,17 @@ class SurpriseProbes:
         self._random = np.random.default_rng(0)
         self._aimed_s: float | None = None
 
-    def aim(self, points_m: FloatArray, inside: BoolArray) -> Probe | None:
+    def aim(self, points_m: FloatArray) -> Probe | None:
         """A probe of a scan; None when it is not time yet, or there is nothing to aim at.
 
         Args:
             points_m: (N, 3) float32, metres, in the sensor's frame.
-            inside: (N,) bool: which of them lie in the region.
         """
         now_s, period_s = time.monotonic(), self._period_s()
-        if period_s == 0 or not inside.any() or (self._aimed_s is not None and now_s - self._aimed_s < period_s):
+        if period_s == 0 or (self._aimed_s is not None and now_s - self._aimed_s < period_s):
+            return None
+        inside = self._grid.inside(points_m)
+        if not inside.any():
             return None
         self._aimed_s, returns_m = now_s, points_m[inside]
         chosen_m = returns_m[self._one_of_each_cell(returns_m)]

@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # the only place that all distributions have
 from sensor_msgs.msg import PointCloud2
@@ -162,7 +161,7 @@ class TokenizerNode(ModelNode[TokenizerParameters]):
         self._times.publish(stage_ms, message.header)
         if self._code_use is not None:
             self._code_use.note(scan.tokens, scan.points_m)
-        self._statistics.processed(FrameRecord(stamp_ns(message.header), len(scan.points_m), int(np.count_nonzero(scan.inside)), scan.points_dropped,
+        self._statistics.processed(FrameRecord(stamp_ns(message.header), len(scan.points_m), scan.points_in_region, scan.points_dropped,
                                                scan.points_thinned, stage_ms))
         if fault is not None:
             raise fault

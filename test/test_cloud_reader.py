@@ -61,13 +61,33 @@ def test_returns_are_those_of_the_plain_way(layout: dict[str, Any], height: int,
         far = np.sqrt((expected.astype(float)**2).sum(axis=1)) >= min_range_m
         assert np.array_equal(found.points_m, expected[far])
         assert found.dropped == dropped + np.count_nonzero(~far)
-        assert found.inside.dtype == bool and np.array_equal(found.inside, GRID.inside(expected[far]))
+        assert found.in_region == np.count_nonzero(GRID.inside(expected[far]))
     assert (layout_from_message(message).float32_offsets is None) == ("kind" in layout)
 
 
 def test_the_region_is_half_open() -> None:
-    points = np.array([[-10, 0, 0.1], [10, 0, 0.1], [0, -10, 0.1], [0, 10, 0.1], [0, 0, -2.25], [0, 0, 2.25]], dtype=np.float32)
-    assert CloudReader(GRID)(cloud(points)).inside.tolist() == [True, False, True, False, True, False]
+    for axis, edge in enumerate((10, 10, 2.25)):
+        for value, expected in ((-edge, 1), (edge, 0)):
+            point = np.full((1, 3), 0.1, dtype=np.float32)
+            point[0, axis] = value
+            assert CloudReader(GRID)(cloud(point)).in_region == expected, (axis, value)
+
+
+@pytest.mark.parametrize(("layout", "height"), [({}, 1), ({"step": 12}, 1), ({"step": 48, "offsets": (4, 8, 12)}, 4)])
+def test_a_cloud_of_returns_alone_is_not_copied(layout: dict[str, Any], height: int) -> None:
+    read, message = CloudReader(GRID), cloud(points_of(400, 0.0), height=height, **layout)
+    received = np.frombuffer(message.data, dtype=np.uint8)
+    assert np.shares_memory(read(message).points_m, received)
+    broken = cloud(points_of(400, 0.2), height=height, **layout)
+    assert not np.shares_memory(read(broken).points_m, np.frombuffer(broken.data, dtype=np.uint8))
+    # After a cloud with others a copy comes first; the one after it is looked at again.
+    assert not np.shares_memory(read(message).points_m, received) and np.shares_memory(read(message).points_m, received)
+
+
+@pytest.mark.parametrize(("layout", "height"), [({"step": 18}, 1), ({"offsets": (1, 5, 9)}, 1), ({"offsets": (8, 4, 0)}, 1), ({"padding": 4}, 4)])
+def test_other_clouds_are_copied(layout: dict[str, Any], height: int) -> None:
+    message = cloud(points_of(400, 0.0), height=height, **layout)
+    assert not np.shares_memory(CloudReader(GRID)(message).points_m, np.frombuffer(message.data, dtype=np.uint8))
 
 
 def test_a_cloud_that_says_more_than_it_holds_is_refused_and_the_layout_is_kept() -> None:

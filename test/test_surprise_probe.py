@@ -29,16 +29,12 @@ GRID = Grid(preset("tiny"))
 OK, WARN = bytes([0]), bytes([1])
 
 
-def everything(points_m: np.ndarray) -> np.ndarray:
-    return np.ones(len(points_m), dtype=bool)
-
-
 def test_one_return_of_each_cell_is_looked_at_and_each_as_often_as_the_others() -> None:
     # Three returns in the cell at (5, 0), one at (-5, 0), and one outside.
     points = np.array([[5.1, 0.1, 0], [5.2, 0.2, 0], [5.3, 0.3, 0], [-5.1, 0.1, 0], [50, 0, 0]], dtype=np.float32)
     probes, chosen = SurpriseProbes(GRID, lambda: 1e-9), []
     for _ in range(600):
-        probe = probes.aim(points, GRID.inside(points))
+        probe = probes.aim(points)
         assert probe is not None and len(probe.returns_m) == 2
         chosen += [tuple(row) for row in probe.returns_m.tolist()]
         assert np.allclose(probe.rays.directions * probe.distance_m[:, None], probe.returns_m, atol=1e-5)
@@ -52,16 +48,16 @@ def test_it_looks_when_the_period_has_passed_and_never_when_that_is_zero() -> No
     points = np.array([[5.0, 0.1, 0]], dtype=np.float32)
     period_s = 3600.0
     probes = SurpriseProbes(GRID, lambda: period_s)
-    assert probes.aim(points, ~everything(points)) is None, "nothing to look at"
-    assert [probes.aim(points, everything(points)) is None for _ in range(3)] == [False, True, True]
+    assert probes.aim(points + 100) is None, "nothing to look at"
+    assert [probes.aim(points) is None for _ in range(3)] == [False, True, True]
     period_s = 0.0
-    assert probes.aim(points, everything(points)) is None
+    assert probes.aim(points) is None
 
 
 def test_probes_beside_the_views_leave_them_as_they_are_and_always_give_the_median() -> None:
     views, tokens = Views(FakeRunner(), SphericalPattern(4, 8, -20.0, 10.0)), np.zeros((16, 16), dtype=np.uint16)
     points = np.array([[6.25, 0, -0.1], [0, -6.5, -0.1], [-3, 0, -0.1]], dtype=np.float32)
-    probe = SurpriseProbes(GRID, lambda: 1.0).aim(points, everything(points))
+    probe = SurpriseProbes(GRID, lambda: 1.0).aim(points)
     assert probe is not None
     for wanted in (Wanted(DepthMode.STRONGEST, True, True, {}), Wanted(DepthMode.STRONGEST, False, False, {})):
         plain, _ = views.render(tokens, wanted)
@@ -80,7 +76,7 @@ def test_a_look_comes_near_the_surprise_over_all_returns(lidar_data: Path) -> No
     with open_runner(None) as runner:
         grid = Grid(runner.config)
         inside, tokens = grid.inside(scan.points_m), runner.encode(scan.points_m)
-        probe = SurpriseProbes(grid, lambda: 1.0).aim(scan.points_m, inside)
+        probe = SurpriseProbes(grid, lambda: 1.0).aim(scan.points_m)
         assert probe is not None and len(probe.distance_m) == grid.occupied_tokens(scan.points_m).sum()
         look_m = probe.surprise_m(runner.decode(tokens, probe.rays).depth_m, grid)
         whole_m = scan_surprise_m(surprise_of(runner, tokens, scan.points_m[inside], scan.origin_m))

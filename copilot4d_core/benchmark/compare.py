@@ -28,7 +28,7 @@ from copilot4d_core.deploy.kernel_networks import DecoderKernels, EncoderKernels
 from copilot4d_core.deploy.kernel_weights import kernel_weights
 from copilot4d_core.deploy.onnx_runner import open_session
 from copilot4d_core.grid import FloatArray, Grid
-from copilot4d_core.kernels.cloud_points import Placement, returns_in
+from copilot4d_core.kernels.cloud_points import Placement, copy_returns
 from copilot4d_core.kernels.ray_march import Rows
 from copilot4d_core.model_file import Model, read_model
 
@@ -135,7 +135,7 @@ def _patch_pairs(model: Model, stages: CpuStages, points_m: FloatArray) -> list[
     read = [points_m]
 
     def convert() -> None:
-        read[0], _ = returns_in(received, placement, grid, 0.0)
+        read[0], _ = copy_returns(received, placement, grid, 0.0)
 
     return [Pair(what, "torch", lambda: stages.patch_map(read[0]), lambda: torch_map(read[0]), "", convert),
             Pair(what, "NumPy argsort, reduceat", lambda: stages.patch_map(read[0]), lambda: numpy_patch_map(read[0], weights, grid), "", convert)]

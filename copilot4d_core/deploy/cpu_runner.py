@@ -14,7 +14,7 @@ from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import KernelWeights
-from copilot4d_core.deploy.runner import Rendering, TokenArray, check_points, check_token_grid
+from copilot4d_core.deploy.runner import Rendering, TokenArray, broken_points, check_shape, check_token_grid
 from copilot4d_core.deploy.stage_clock import StageClock
 from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray
@@ -52,9 +52,11 @@ class CpuRunner(abc.ABC):
         Raises:
             ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
         """
-        check_points(points_m)
+        check_shape(points_m)
         with self._clock("voxelize"):
             patches = self._stages.patch_map(points_m)
+        if self._stages.met_broken:
+            raise broken_points(points_m)
         with self._clock("encode"):
             return self._tokens(patches)
 

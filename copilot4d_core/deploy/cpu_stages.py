@@ -40,14 +40,16 @@ class _PillarLists:
 
     def __init__(self, weights: PillarWeights, grid: Grid, capacity: int) -> None:
         self.capacity, self._grid, self._voxels = capacity, grid, VoxelBuffers(capacity)
-        self._features = PillarFeatures(weights, grid, capacity)
+        self._features, self.met_broken = PillarFeatures(weights, grid, capacity), False
         self._map = np.empty((*grid.patches_HW, weights.patch_in.shape[2]), dtype=np.float32)
         self._cells = _array(self._map.reshape(-1, self._map.shape[2]), self._features.patch_type)
 
     def __call__(self, points: Any, count: int) -> FloatArray:
+        points = wp.array(np.ascontiguousarray(points.numpy()), dtype=wp.float32, ndim=2, device=CPU, copy=False)
         if count:
             voxelize_into(self._voxels, points, count, self._grid)
         self._features(points, self._voxels, count, self._cells)
+        self.met_broken = not np.isfinite(points.numpy()).all()
         return self._map
 
 
@@ -68,12 +70,20 @@ class CpuStages:
         """Dense patch map before its layer norm, (H, W, C) float32; the next call overwrites it.
 
         Args:
-            points_m: (N, 3 or more) float32, metres; points outside the region are left out.
+            points_m: (N, 3 or more) float32, metres; points outside the region are left out. Used where they lie if x, y and z are beside each other.
         """
         count = len(points_m)
         if count > self._pillars.capacity:
             self._reserve(count)
-        return self._pillars(_array(points_m[:, :3], wp.float32, 2), count)
+        xyz_m = points_m[:, :3]
+        if not (xyz_m.dtype == np.float32 and xyz_m.strides[1] == 4 and xyz_m.strides[0] % 4 == 0 and xyz_m.flags.aligned):
+            xyz_m = np.ascontiguousarray(xyz_m, dtype=np.float32)
+        return self._pillars(wp.array(xyz_m, dtype=wp.float32, ndim=2, device=CPU, copy=False), count)
+
+    @property
+    def met_broken(self) -> bool:
+        """Whether a point of the last scan was infinite or no number."""
+        return self._pillars.met_broken
 
     def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets.

@@ -114,14 +114,24 @@ def check_points(points_m: FloatArray) -> None:
     Raises:
         ValueError: no points, not (N, 3), or coordinates that are NaN or infinite.
     """
+    check_shape(points_m)
+    xyz_m = points_m[:, :3]
+    if not np.isfinite([xyz_m.min(), xyz_m.max()]).all():  # both are NaN if one value is; no array of flags, and 50 times as fast
+        raise broken_points(points_m)
+
+
+def check_shape(points_m: FloatArray) -> None:
+    """As `check_points`, but for the values."""
     if points_m.ndim != 2 or points_m.shape[1] < 3:
         raise ValueError(f"points: expected shape (N, 3), got {points_m.shape}")
     if not len(points_m):
         raise ValueError("points: expected at least one point, got an empty cloud")
-    xyz_m = points_m[:, :3]
-    if not np.isfinite([xyz_m.min(), xyz_m.max()]).all():  # both are NaN if one value is; no array of flags, and 50 times as fast
-        broken = int((~np.isfinite(xyz_m)).any(axis=1).sum())
-        raise ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
+
+
+def broken_points(points_m: FloatArray) -> ValueError:
+    """What `check_points` says of values that are NaN or infinite."""
+    broken = int((~np.isfinite(points_m[:, :3])).any(axis=1).sum())
+    return ValueError(f"points: expected finite coordinates, {broken} of {len(points_m)} points hold NaN or infinity; drop them first")
 
 
 def check_token_grid(tokens: TokenArray, config: Config, model_id: str) -> None:

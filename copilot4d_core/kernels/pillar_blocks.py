@@ -35,16 +35,22 @@ _ONE = float(2**20)
 """What a 1 is in the fixed point of the sums."""
 
 _CELLS = """
+    const int stride = points.strides[0] / sizeof(float);
     constexpr int IN_CELL = PATCH * PATCH * LAYERS, WIDTH = COLUMNS / PATCH, CELLS = ROWS / PATCH * WIDTH;
-    // Points of each cell in each part, then where the next of them goes.
+    int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const left_of = begin_of + CELLS + 1;
+    int *const was_occupied = left_of + CELLS, *const occupied = was_occupied + CELLS, *const left = occupied + 1, *const broken = left + 1;
+    // Points of each cell in each part, then where the next of them goes; whether one of the part is infinite or no number.
     side_by_side(PARTS, [&](int part) {
         int* const points_of = places.data + part * CELLS;
         for (int cell = 0; cell < CELLS; ++cell) points_of[cell] = 0;
         const int end = static_cast<long long>(count) * (part + 1) / PARTS;
+        int is_broken = 0;
         for (int first = static_cast<long long>(count) * part / PARTS; first < end; first += 64) {
             const int behind = first + 64 < end ? first + 64 : end;
             for (int i = first; i < behind; ++i) {
-                const float x = points.data[3 * i], y = points.data[3 * i + 1], z = points.data[3 * i + 2];
+                const float* const point = points.data + static_cast<size_t>(i) * stride;
+                const float x = point[0], y = point[1], z = point[2];
+                is_broken |= !(x * 0.0f + y * 0.0f + z * 0.0f == 0.0f);
                 const bool inside = x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
                 // In the region a quotient is not negative, so that cutting its fraction off is what floor does; elsewhere it is not looked at.
                 int column = static_cast<int>(inside ? (x - low.c[0]) / size.c[0] : 0.0f);
@@ -59,10 +65,9 @@ _CELLS = """
             for (int i = first; i < behind; ++i)
                 if (keys.data[i] >= 0) ++points_of[keys.data[i] / IN_CELL];
         }
+        broken[part] = is_broken;
     });
     // Occupied cells, where the points of each begin, and how many cells they are; cells that were occupied in the scan before, and are not now.
-    int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const left_of = begin_of + CELLS + 1;
-    int *const was_occupied = left_of + CELLS, *const occupied = was_occupied + CELLS, *const left = occupied + 1;
     side_by_side(1, [&](int) {
         int sum = 0, found = 0, gone = 0;
         for (int cell = 0; cell < CELLS; ++cell) {
@@ -119,8 +124,8 @@ _VOXELS = """
             alignas(64) float x[TOGETHER] = {}, y[TOGETHER] = {}, z[TOGETHER] = {}, factor[TOGETHER];
             for (int i = begin; i < end; ++i) {
                 while (i >= start[placed + 1]) ++placed;
-                const float* point = points.data + 3 * static_cast<size_t>(order[i]);
-                __builtin_prefetch(points.data + 3 * static_cast<size_t>(order[i + AHEAD < last ? i + AHEAD : last]));
+                const float* point = points.data + static_cast<size_t>(order[i]) * stride;
+                __builtin_prefetch(points.data + static_cast<size_t>(order[i + AHEAD < last ? i + AHEAD : last]) * stride);
                 const v4 offset = (((v4){point[0], point[1], point[2], 0.0f} - origin) / voxel_size - centre[placed]) * 2.0f;
                 x[i - begin] = offset.x, y[i - begin] = offset.y, z[i - begin] = offset.z;
             }
@@ -318,18 +323,24 @@ class PillarBlocks:
                  weights.patch_in]
         self._weights: Any = wp.array(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), dtype=wp.float32, device=CPU)
         cells = grid.patches_HW[0] * grid.patches_HW[1]
-        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (4 * cells + 3, wp.int32), (capacity, wp.int64)
+        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (4 * cells + 3 + _PARTS, wp.int32), (capacity, wp.int64)
         self._memory: list[Any] = [wp.zeros(length, dtype=dtype, device=CPU) for length, dtype in lengths]
         self._map = np.tile(weights.patch_bias.astype(np.float32), (*grid.patches_HW, 1))
         self._cells: Any = wp.array(self._map.reshape(-1), dtype=wp.float32, device=CPU, copy=False)
         self._shown = self._map.view()
         self._shown.flags.writeable = False  # most of it is that of the scan before
 
+    @property
+    def met_broken(self) -> bool:
+        """Whether a point of the last scan was infinite or no number."""
+        return bool(self._memory[2].numpy()[-_PARTS:].any())
+
     def __call__(self, points: Any, count: int) -> FloatArray:
         """The patch map, (H, W, C) float32; the next call overwrites it.
 
         Args:
-            points: Warp array (count or more, 3) float32, metres; points outside the half-open region (and NaN) are left out.
+            points: Warp array (count or more, 3) float32, the three beside each other, metres; points outside the half-open region (and NaN) are
+                left out.
             count: points of the scan, at most the capacity.
         Returns:
             The bias where there is no point. The same bits for any order of the points.
