@@ -3,7 +3,8 @@
 """The bytes of a cloud on a CPU: how many points are returns, how many of those lie in the region, and the returns one after the other.
 
 In: bytes, and where in them x, y and z lie. `data/cloud_reader.py` has the plain way.
-Unusual: most clouds hold nothing but returns; they are only looked at, and used where the middleware left them.
+Unusual: most clouds hold nothing but returns; they are only looked at, and used where the middleware left them. One core does it: it waits for
+the memory, and a second one would have to be woken first.
 """
 
 from __future__ import annotations
@@ -15,101 +16,92 @@ import numpy.typing as npt
 import warp as wp
 
 from copilot4d_core.grid import FloatArray, Grid
-from copilot4d_core.kernels.crew import STEPS, Crew
 from copilot4d_core.kernels.launch import CPU
+from copilot4d_core.kernels.vectors import WIDEST
 
-_PARTS = 8
-_LOOK = f"""
-    constexpr int PARTS = {_PARTS};
-""" + """
-    const auto begin_of = [&](int part) { return static_cast<int>(static_cast<long long>(count) * part / PARTS); };
-    // Tells x, y, z of each point of a part, whether it is a return, and whether it lies in the region.
-    const auto each = [&](int part, auto&& point) {
-        const int begin = begin_of(part), end = begin_of(part + 1), at_x = offsets[0], at_y = offsets[1], at_z = offsets[2];
+_LOOK = """
+    typedef float vf __attribute__((ext_vector_type(16)));
+    typedef int vi __attribute__((ext_vector_type(16)));
+    // Tells of up to 16 points at a time x, y and z, which are returns and which of these lie in the region: -1 where it holds, 0 elsewhere.
+    const auto each = [&](auto&& points) {
+        const int at_x = offsets[0], at_y = offsets[1], at_z = offsets[2];
         const float low_x = low[0], low_y = low[1], low_z = low[2], high_x = high[0], high_y = high[1], high_z = high[2], nearest = nearest_squared;
-        const long long step = point_step, turn = row_step - width * step;
-        const unsigned char* from = data.data + begin / width * row_step + begin % width * step;
-        for (int i = begin, left = width - begin % width; i < end; ++i) {
-            float x, y, z;
-            unsigned int bits_x, bits_y, bits_z;
-            __builtin_memcpy(&x, from + at_x, 4);
-            __builtin_memcpy(&y, from + at_y, 4);
-            __builtin_memcpy(&z, from + at_z, 4);
-            __builtin_memcpy(&bits_x, &x, 4);
-            __builtin_memcpy(&bits_y, &y, 4);
-            __builtin_memcpy(&bits_z, &z, 4);
-            // All bits of the exponent: infinite or no number. No bit but the sign: zero.
-            const int is_finite = ((bits_x & 0x7f800000u) != 0x7f800000u) & ((bits_y & 0x7f800000u) != 0x7f800000u)
-                                & ((bits_z & 0x7f800000u) != 0x7f800000u);
-            const int is_return = is_finite & (((bits_x | bits_y | bits_z) & 0x7fffffffu) != 0u) & !(x * x + y * y + z * z < nearest);
-            point(x, y, z, is_return,
-                  is_return & (x >= low_x) & (x < high_x) & (y >= low_y) & (y < high_y) & (z >= low_z) & (z < high_z));
-            from += step;
-            if (--left == 0) {
-                left = width;
-                from += turn;
+        const long long step = point_step;
+        for (int i = 0, number; i < count; i += number) {
+            const int column = i % width, left = width - column;
+            const unsigned char* const from = data.data + i / width * row_step + column * step;
+            number = left < 16 ? left : 16;
+            vf x = (vf)(__builtin_nanf("")), y = x, z = x;
+            const auto take = [&](int lane) {
+                float value[3];
+                __builtin_memcpy(value, from + lane * step + at_x, 4);
+                __builtin_memcpy(value + 1, from + lane * step + at_y, 4);
+                __builtin_memcpy(value + 2, from + lane * step + at_z, 4);
+                x[lane] = value[0], y[lane] = value[1], z[lane] = value[2];
+            };
+            if (number == 16) {
+#pragma unroll
+                for (int lane = 0; lane < 16; ++lane) take(lane);
+            } else {
+                for (int lane = 0; lane < number; ++lane) take(lane);
             }
+            vi bits_x, bits_y, bits_z;
+            __builtin_memcpy(&bits_x, &x, 64);
+            __builtin_memcpy(&bits_y, &y, 64);
+            __builtin_memcpy(&bits_z, &z, 64);
+            // All bits of the exponent: infinite or no number. No bit but the sign: zero.
+            constexpr int EXPONENT = 0x7f800000;
+            const vi is_finite = ((bits_x & EXPONENT) != EXPONENT) & ((bits_y & EXPONENT) != EXPONENT) & ((bits_z & EXPONENT) != EXPONENT);
+            const vi is_return = is_finite & (((bits_x | bits_y | bits_z) & 0x7fffffff) != 0) & ~(x * x + y * y + z * z < nearest);
+            points(number, x, y, z, is_return,
+                   is_return & (x >= low_x) & (x < high_x) & (y >= low_y) & (y < high_y) & (z >= low_z) & (z < high_z));
         }
     };
-    int *const returns_of = counts.data, *const inside_of = returns_of + PARTS;
+    vi returns = (vi)(0), inside = (vi)(0);
+    const auto tell = [&] {
+        counts.data[0] = counts.data[1] = 0;
+        for (int lane = 0; lane < 16; ++lane) counts.data[0] -= returns[lane], counts.data[1] -= inside[lane];
+    };
 """
 _COUNT = """
-    side_by_side(PARTS, [&](int part) {
-        int returns = 0, inside = 0;
-        each(part, [&](float, float, float, int is_return, int is_inside) { returns += is_return, inside += is_inside; });
-        returns_of[part] = returns;
-        inside_of[part] = inside;
-    });
+    each([&](int, vf, vf, vf, vi is_return, vi is_inside) { returns += is_return, inside += is_inside; });
+    tell();
 """
 _COPY = """
-    // A part puts its returns where its first point would lie if all before it were returns.
-    side_by_side(PARTS, [&](int part) {
-        float* const first = points.data + 3 * static_cast<size_t>(begin_of(part));
-        float* to = first;
-        int inside = 0;
-        each(part, [&](float x, float y, float z, int is_return, int is_inside) {
-            to[0] = x, to[1] = y, to[2] = z;
-            to += 3 * is_return;
-            inside += is_inside;
-        });
-        returns_of[part] = (to - first) / 3;
-        inside_of[part] = inside;
-    });
-    side_by_side(1, [&](int) {
-        size_t to = returns_of[0];
-        for (int part = 1; part < PARTS; ++part) {
-            const size_t from = begin_of(part), more = returns_of[part];
-            if (from != to) __builtin_memmove(points.data + 3 * to, points.data + 3 * from, 12 * more);
-            to += more;
+    float* to = points.data;
+    each([&](int number, vf x, vf y, vf z, vi is_return, vi is_inside) {
+        returns += is_return, inside += is_inside;
+        for (int lane = 0; lane < number; ++lane) {
+            to[0] = x[lane], to[1] = y[lane], to[2] = z[lane];
+            to -= 3 * is_return[lane];
         }
     });
+    tell();
 """
 
 
-@wp.func_native(STEPS + _LOOK + _COUNT)
-def _count(counters: wp.array(dtype=wp.int32), data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int,
-           offsets: wp.vec3i, nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32)):
+@wp.func_native(_LOOK + _COUNT)
+def _count(data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int, offsets: wp.vec3i, nearest_squared: float,
+           low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32)):
     ...
 
 
-@wp.func_native(STEPS + _LOOK + _COPY)
-def _copy(counters: wp.array(dtype=wp.int32), data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int,
-          offsets: wp.vec3i, nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32),
-          points: wp.array(dtype=wp.float32)):
+@wp.func_native(_LOOK + _COPY)
+def _copy(data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int, offsets: wp.vec3i, nearest_squared: float,
+          low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32), points: wp.array(dtype=wp.float32)):
     ...
 
 
-@wp.kernel(module="unique")
-def _count_kernel(first: int, counters: wp.array(dtype=wp.int32), data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64,
-                  point_step: int, offsets: wp.vec3i, nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32)):
-    _count(counters, data, count, width, row_step, point_step, offsets, nearest_squared, low, high, counts)
+@wp.kernel(module="unique", **WIDEST)
+def _count_kernel(data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int, offsets: wp.vec3i,
+                  nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32)):
+    _count(data, count, width, row_step, point_step, offsets, nearest_squared, low, high, counts)
 
 
-@wp.kernel(module="unique")
-def _copy_kernel(first: int, counters: wp.array(dtype=wp.int32), data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64,
-                 point_step: int, offsets: wp.vec3i, nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32),
-                 points: wp.array(dtype=wp.float32)):
-    _copy(counters, data, count, width, row_step, point_step, offsets, nearest_squared, low, high, counts, points)
+@wp.kernel(module="unique", **WIDEST)
+def _copy_kernel(data: wp.array(dtype=wp.uint8), count: int, width: int, row_step: wp.int64, point_step: int, offsets: wp.vec3i,
+                 nearest_squared: float, low: wp.vec3, high: wp.vec3, counts: wp.array(dtype=wp.int32), points: wp.array(dtype=wp.float32)):
+    _copy(data, count, width, row_step, point_step, offsets, nearest_squared, low, high, counts, points)
 
 
 class Placement(NamedTuple):
@@ -165,11 +157,11 @@ def _launch(kernel: wp.Kernel, data: npt.NDArray[np.uint8], placement: Placement
     count = placement.height * placement.width
     if not count:
         return Counted(0, 0)
-    counts = np.empty(2 * _PARTS, dtype=np.int32)
+    counts = np.empty(2, dtype=np.int32)
     low, high = (wp.vec3(*map(float, edge)) for edge in (grid.minimum_m, grid.maximum_m))
     cloud: Any = wp.array(data, dtype=wp.uint8, device=CPU, copy=False)
     arrays: list[Any] = [wp.array(counts, dtype=wp.int32, device=CPU, copy=False)]
     arrays += [wp.array(array.reshape(-1), dtype=wp.float32, device=CPU, copy=False) for array in out]
-    Crew(2).launch(kernel, [cloud, count, placement.width, placement.row_step, placement.point_step, wp.vec3i(*placement.offsets),
-                            float(np.float32(min_range_m**2)), low, high, *arrays])
-    return Counted(int(counts[:_PARTS].sum()), int(counts[_PARTS:].sum()))
+    wp.launch(kernel, dim=1, inputs=[cloud, count, placement.width, placement.row_step, placement.point_step, wp.vec3i(*placement.offsets),
+                                     float(np.float32(min_range_m**2)), low, high, *arrays], device=CPU)
+    return Counted(*counts.tolist())
