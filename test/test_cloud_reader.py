@@ -90,6 +90,14 @@ def test_other_clouds_are_copied(layout: dict[str, Any], height: int) -> None:
     assert not np.shares_memory(CloudReader(GRID)(message).points_m, np.frombuffer(message.data, dtype=np.uint8))
 
 
+@pytest.mark.parametrize(("height", "width"), [(0, 0), (1, 0), (0, 5)])
+def test_an_empty_cloud_has_no_returns(height: int, width: int) -> None:
+    message = cloud(points_of(4, 0.0), offsets=(4, 8, 12))
+    message.height, message.width, message.row_step, message.data = height, width, 16 * width, array.array("B")
+    found = CloudReader(GRID)(message)
+    assert found.points_m.shape == (0, 3) and found[1:] == (0, 0)
+
+
 def test_a_cloud_that_says_more_than_it_holds_is_refused_and_the_layout_is_kept() -> None:
     read = CloudReader(GRID)
     message = cloud(points_of(40, 0.0))

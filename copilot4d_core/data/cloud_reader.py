@@ -51,8 +51,10 @@ class CloudReader:
         if layout.float32_offsets is None:
             return self._plainly(message, layout, min_range_m)
         data, row_step = checked_bytes(message)
+        if not (count := message.height * message.width):
+            return Returns(np.empty((0, 3), dtype=np.float32), 0, 0)
         placement = Placement(message.height, message.width, row_step, message.point_step, layout.float32_offsets)
-        count, view = message.height * message.width, placement.view(data)
+        view = placement.view(data)
         if view is not None and self._expect_returns_only:
             found = count_returns(data, placement, self._grid, min_range_m)
             if found.returns == count:

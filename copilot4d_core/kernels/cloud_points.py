@@ -155,8 +155,6 @@ def copy_returns(data: npt.NDArray[np.uint8], placement: Placement, grid: Grid, 
 
 def _launch(kernel: wp.Kernel, data: npt.NDArray[np.uint8], placement: Placement, grid: Grid, min_range_m: float, *out: FloatArray) -> Counted:
     count = placement.height * placement.width
-    if not count:
-        return Counted(0, 0)
     counts = np.empty(2, dtype=np.int32)
     low, high = (wp.vec3(*map(float, edge)) for edge in (grid.minimum_m, grid.maximum_m))
     cloud: Any = wp.array(data, dtype=wp.uint8, device=CPU, copy=False)
