@@ -70,15 +70,18 @@ def test_workers_that_crash_or_hang_are_told_and_replaced(do: str, expected: str
     assert told[1] == ""
 
 
-@pytest.mark.parametrize("spoil", ["points", "order", "refusal"])
+@pytest.mark.parametrize("spoil", ["points", "count", "order", "refusal"])
 def test_the_check_of_messages_sees_what_is_wrong(monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
     """A check that nothing fails proves nothing: each part of it is made to fail."""
+    import copilot4d_core.data.cloud_reader as of_node
     import copilot4d_core.data.point_cloud2 as reader
 
+    count = of_node.count_returns
     intake, message = Intake(), points_cloud(np.random.default_rng(1).uniform(-2, 2, (50, 3)).astype("<f4"))
     assert intake.take(message) == "tokens" and read(message).dropped == 0
     checks: dict[str, Callable[[], object]] = {
         "points": lambda: monkeypatch.setattr(reader, "kept_points", lambda points: points[:, 0] > 0),
+        "count": lambda: monkeypatch.setattr(of_node, "count_returns", lambda *given: count(*given)._replace(inside=49)),
         "order": lambda: monkeypatch.setattr(intake._runner, "encode", lambda points, encode=intake._runner.encode: encode(points[:25])),
         "refusal": lambda: setattr(message, "point_step", 3)}
     checks[spoil]()

@@ -75,9 +75,8 @@ class Intake:
             raise WrongError(f"read, although it is wrong: {reading.problems}")
         points = thinned(reading.points, most)
         self._check_tokens(scan.tokens, points, on_empty)
-        in_region = int(np.count_nonzero(scan.inside))
-        if (in_region, scan.points_dropped) != (sum(map(is_inside, points)), reading.dropped):
-            raise WrongError(f"{in_region} points in the region and {scan.points_dropped} dropped, the oracle counts otherwise")
+        if (scan.points_in_region, scan.points_dropped) != (sum(map(is_inside, points)), reading.dropped):
+            raise WrongError(f"{scan.points_in_region} points in the region and {scan.points_dropped} dropped, the oracle counts otherwise")
         return "tokens"
 
     def tokens_of(self, points_m: FloatArray) -> TokenArray:
