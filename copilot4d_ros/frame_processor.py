@@ -13,7 +13,7 @@ import numpy as np
 from copilot4d_core.data.cloud_reader import CloudReader, Returns
 from copilot4d_core.data.point_cloud2 import CloudLayout
 from copilot4d_core.data.sensors import SensorPattern
-from copilot4d_core.deploy.runner import Runner, TokenArray
+from copilot4d_core.deploy.runner import CloudRunner, Runner, TokenArray
 from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_ros.frame_statistics import DropReason
 from copilot4d_ros.parameters import TokenizerParameters
@@ -82,6 +82,8 @@ class FrameProcessor:
             RejectedCloudError: the cloud cannot be read, or gives no tokens because it is empty or lies outside the region.
         """
         started_s = time.perf_counter()
+        if (whole_m := self._whole(message)) is not None:
+            return self._encode_whole(message, whole_m, started_s)
         points_m, in_region, dropped = self._returns(message)
         points_m, thinned = thinned_evenly(points_m, self._parameters().max_points)
         if thinned:
@@ -102,6 +104,27 @@ class FrameProcessor:
             returns_m = scan.points_m[self._grid.inside(scan.points_m)]
             error_m = rendered.depth_m - self._pattern.range_image(returns_m, np.zeros(3, dtype=np.float32))
         return Reconstruction(rendered, error_m, surprise_m, stage_ms)
+
+    def _whole(self, message: Any) -> FloatArray | None:
+        """All points of a cloud, if the runner finds the returns among them; None: they are to be found before."""
+        if not (isinstance(self._runner, CloudRunner) and self._runner.takes_clouds):
+            return None
+        try:
+            points_m = self._read.view(message)
+        except ValueError as error:
+            raise RejectedCloudError(DropReason.INVALID, str(error)) from error
+        return points_m if points_m is not None and len(points_m) <= self._parameters().max_points else None
+
+    def _encode_whole(self, message: Any, points_m: FloatArray, started_s: float) -> EncodedScan:
+        assert isinstance(self._runner, CloudRunner)
+        unpack_ms = _since_ms(started_s)
+        tokens, returns, in_region = self._runner.encode_cloud(points_m, self._parameters().min_range_m)
+        stage_ms = {"unpack": unpack_ms} | {stage: ms for stage, ms in self._runner.stage_ms.items() if stage in ("voxelize", "encode")}
+        dropped = len(points_m) - returns
+        if dropped:
+            points_m = self._returns(message).points_m
+        self._check(points_m, in_region, dropped)
+        return EncodedScan(tokens, points_m, in_region, dropped, 0, stage_ms)
 
     def _returns(self, message: Any) -> Returns:
         try:

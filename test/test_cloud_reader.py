@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,14 @@ import pytest
 from copilot4d_core.config import preset
 from copilot4d_core.data.cloud_reader import CloudReader
 from copilot4d_core.data.point_cloud2 import layout_from_message, points_from_message
+from copilot4d_core.data.sensors import SphericalPattern
+from copilot4d_core.deploy.kernel_runner import KernelRunner
 from copilot4d_core.grid import Grid
+from copilot4d_core.model_file import random_model
+from copilot4d_ros.frame_processor import FrameProcessor
+from copilot4d_ros.parameters import TokenizerParameters
 
+PARAMETERS = TokenizerParameters()
 GRID = Grid(preset("tiny"))  # -10 to 10 m in x and y, -2.25 to 2.25 m in z
 
 
@@ -96,6 +103,44 @@ def test_an_empty_cloud_has_no_returns(height: int, width: int) -> None:
     message.height, message.width, message.row_step, message.data = height, width, 16 * width, array.array("B")
     found = CloudReader(GRID)(message)
     assert found.points_m.shape == (0, 3) and found[1:] == (0, 0)
+
+
+@pytest.mark.parametrize("min_range_m", [0.0, 5.0])
+def test_a_runner_that_takes_clouds_gives_the_tokens_and_counts_of_their_returns(min_range_m: float) -> None:
+    model = random_model(preset("mini"))
+    grid = Grid(model.config)
+    runner, processor = KernelRunner(model), FrameProcessor(KernelRunner(model), SphericalPattern(4, 8, -20.0, 10.0), lambda: PARAMETERS)
+    parameters = dataclasses.replace(PARAMETERS, min_range_m=min_range_m)
+    processor._parameters = lambda: parameters
+    for broken in (0.0, 0.3, 0.3, 0.0, 0.0):  # picked before where the cloud before held others, found on the way where it held none
+        message = cloud(points_of(3000, broken))
+        returns = CloudReader(grid)(message, min_range_m)
+        scan = processor.encode(message)
+        assert np.array_equal(scan.tokens, runner.encode(returns.points_m))
+        assert np.array_equal(scan.points_m, returns.points_m)
+        assert (scan.points_in_region, scan.points_dropped) == (returns.in_region, returns.dropped)
+        assert (returns.dropped > 0) == (broken > 0 or min_range_m > 0)
+
+
+def test_runners_still_refuse_broken_points_and_take_the_origin_for_a_point() -> None:
+    runner = KernelRunner(random_model(preset("mini")))
+    assert runner.takes_clouds
+    points = np.array([[1, 2, 0.5], [0, 0, 0]], dtype=np.float32)
+    assert runner.encode_cloud(points, 0.0)[1:] == (1, 1) and runner.encode_cloud(points, 9.0)[1:] == (0, 0)
+    assert np.array_equal(runner.encode_cloud(points, 0.0).tokens, runner.encode(points[:1]))
+    runner.encode(points)
+    assert runner._stages.seen == (0, 2, 2)
+    points[1, 1] = np.nan
+    with pytest.raises(ValueError, match="expected finite coordinates, 1 of 2 points hold NaN or infinity"):
+        runner.encode(points)
+    with pytest.raises(ValueError, match="expected at least one point"):
+        runner.encode_cloud(points[:0], 0.0)
+    lists = KernelRunner(random_model(preset("tiny")))  # of other numbers of channels
+    assert not lists.takes_clouds
+    with pytest.raises(ValueError, match="takes no clouds with this model"):
+        lists.encode_cloud(points, 0.0)
+    with pytest.raises(ValueError, match="1 of 2 points hold NaN or infinity"):
+        lists.encode(points)
 
 
 def test_a_cloud_that_says_more_than_it_holds_is_refused_and_the_layout_is_kept() -> None:

@@ -73,16 +73,15 @@ def test_workers_that_crash_or_hang_are_told_and_replaced(do: str, expected: str
 @pytest.mark.parametrize("spoil", ["points", "count", "order", "refusal"])
 def test_the_check_of_messages_sees_what_is_wrong(monkeypatch: pytest.MonkeyPatch, spoil: str) -> None:
     """A check that nothing fails proves nothing: each part of it is made to fail."""
-    import copilot4d_core.data.cloud_reader as of_node
     import copilot4d_core.data.point_cloud2 as reader
 
-    count = of_node.count_returns
     intake, message = Intake(), points_cloud(np.random.default_rng(1).uniform(-2, 2, (50, 3)).astype("<f4"))
     assert intake.take(message) == "tokens" and read(message).dropped == 0
+    encode_cloud = intake._runner.encode_cloud
     checks: dict[str, Callable[[], object]] = {
         "points": lambda: monkeypatch.setattr(reader, "kept_points", lambda points: points[:, 0] > 0),
-        "count": lambda: monkeypatch.setattr(of_node, "count_returns", lambda *given: count(*given)._replace(inside=49)),
-        "order": lambda: monkeypatch.setattr(intake._runner, "encode", lambda points, encode=intake._runner.encode: encode(points[:25])),
+        "count": lambda: monkeypatch.setattr(intake._runner, "encode_cloud", lambda *given: encode_cloud(*given)._replace(in_region=49)),
+        "order": lambda: monkeypatch.setattr(intake._runner, "encode_cloud", lambda points, near_m: encode_cloud(points[:25], near_m)),
         "refusal": lambda: setattr(message, "point_step", 3)}
     checks[spoil]()
     if spoil == "refusal":

@@ -63,6 +63,18 @@ class CloudReader:
         self._expect_returns_only = found.returns == count
         return Returns(points_m, found.inside, count - found.returns)
 
+    def view(self, message: CloudMessage) -> FloatArray | None:
+        """All points of a cloud where they lie, (N, 3) float32, returns or not; None where they cannot stay there, or the cloud before held others.
+
+        Raises:
+            ValueError: see the call.
+        """
+        self.layout = layout = layout_from_message(message, self.layout)
+        data, row_step = checked_bytes(message)
+        if layout.float32_offsets is None or not message.height * message.width or not self._expect_returns_only:
+            return None
+        return Placement(message.height, message.width, row_step, message.point_step, layout.float32_offsets).view(data)
+
     def _plainly(self, message: CloudMessage, layout: CloudLayout, min_range_m: float) -> Returns:
         points_m, _, dropped = points_from_message(message, layout)
         if min_range_m > 0:

@@ -14,7 +14,7 @@ from copilot4d_core.config import Config
 from copilot4d_core.data.rays import Rays
 from copilot4d_core.deploy.cpu_stages import CpuStages
 from copilot4d_core.deploy.kernel_weights import KernelWeights
-from copilot4d_core.deploy.runner import Rendering, TokenArray, broken_points, check_shape, check_token_grid
+from copilot4d_core.deploy.runner import EncodedCloud, Rendering, TokenArray, broken_points, check_shape, check_token_grid
 from copilot4d_core.deploy.stage_clock import StageClock
 from copilot4d_core.deploy.token_prior import TokenPrior
 from copilot4d_core.grid import BoolArray, FloatArray
@@ -55,10 +55,26 @@ class CpuRunner(abc.ABC):
         check_shape(points_m)
         with self._clock("voxelize"):
             patches = self._stages.patch_map(points_m)
-        if self._stages.met_broken:
+        if self._stages.seen.broken:
             raise broken_points(points_m)
         with self._clock("encode"):
             return self._tokens(patches)
+
+    @property
+    def takes_clouds(self) -> bool:
+        """See `CloudRunner`."""
+        return self._stages.takes_clouds
+
+    def encode_cloud(self, points_m: FloatArray, min_range_m: float) -> EncodedCloud:
+        """See `CloudRunner`."""
+        if not self.takes_clouds:
+            raise ValueError(f"runner {self.backend}: takes no clouds with this model; pass the returns alone to encode")
+        check_shape(points_m)
+        with self._clock("voxelize"):
+            patches = self._stages.patch_map(points_m, min_range_m)
+        _, returns, in_region = self._stages.seen
+        with self._clock("encode"):
+            return EncodedCloud(self._tokens(patches), returns, in_region)
 
     def decode(self, tokens: TokenArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets, with the skip mask that the tokens predict.

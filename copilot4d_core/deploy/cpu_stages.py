@@ -21,7 +21,7 @@ from copilot4d_core.deploy.runner import Rendering
 from copilot4d_core.grid import BoolArray, FloatArray, Grid
 from copilot4d_core.kernels.feature_readout import FeatureReadout
 from copilot4d_core.kernels.launch import CPU
-from copilot4d_core.kernels.pillar_blocks import PillarBlocks, fits
+from copilot4d_core.kernels.pillar_blocks import PillarBlocks, Seen, fits
 from copilot4d_core.kernels.pillar_features import PillarFeatures, PillarWeights
 from copilot4d_core.kernels.ray_march import Rows, march_rays
 from copilot4d_core.kernels.skip_mask import SkipMask
@@ -40,7 +40,7 @@ class _PillarLists:
 
     def __init__(self, weights: PillarWeights, grid: Grid, capacity: int) -> None:
         self.capacity, self._grid, self._voxels = capacity, grid, VoxelBuffers(capacity)
-        self._features, self.met_broken = PillarFeatures(weights, grid, capacity), False
+        self._features, self.seen = PillarFeatures(weights, grid, capacity), Seen(0, 0, 0)
         self._map = np.empty((*grid.patches_HW, weights.patch_in.shape[2]), dtype=np.float32)
         self._cells = _array(self._map.reshape(-1, self._map.shape[2]), self._features.patch_type)
 
@@ -49,7 +49,7 @@ class _PillarLists:
         if count:
             voxelize_into(self._voxels, points, count, self._grid)
         self._features(points, self._voxels, count, self._cells)
-        self.met_broken = not np.isfinite(points.numpy()).all()
+        self.seen = Seen(int(np.count_nonzero(~np.isfinite(points.numpy()).all(axis=1))), 0, 0)
         return self._map
 
 
@@ -66,11 +66,12 @@ class CpuStages:
         weights = self._weights.pillars
         self._pillars = PillarBlocks(weights, self.grid, points) if fits(weights) else _PillarLists(weights, self.grid, points)
 
-    def patch_map(self, points_m: FloatArray) -> FloatArray:
+    def patch_map(self, points_m: FloatArray, min_range_m: float | None = None) -> FloatArray:
         """Dense patch map before its layer norm, (H, W, C) float32; the next call overwrites it.
 
         Args:
             points_m: (N, 3 or more) float32, metres; points outside the region are left out. Used where they lie if x, y and z are beside each other.
+            min_range_m: points that are nearer, or exactly (0, 0, 0), are left out, too; None: neither. Only where it `takes_clouds`.
         """
         count = len(points_m)
         if count > self._pillars.capacity:
@@ -78,12 +79,20 @@ class CpuStages:
         xyz_m = points_m[:, :3]
         if not (xyz_m.dtype == np.float32 and xyz_m.strides[1] == 4 and xyz_m.strides[0] % 4 == 0 and xyz_m.flags.aligned):
             xyz_m = np.ascontiguousarray(xyz_m, dtype=np.float32)
-        return self._pillars(wp.array(xyz_m, dtype=wp.float32, ndim=2, device=CPU, copy=False), count)
+        points: Any = wp.array(xyz_m, dtype=wp.float32, ndim=2, device=CPU, copy=False)
+        if isinstance(self._pillars, PillarBlocks):
+            return self._pillars(points, count, min_range_m)
+        return self._pillars(points, count)
 
     @property
-    def met_broken(self) -> bool:
-        """Whether a point of the last scan was infinite or no number."""
-        return self._pillars.met_broken
+    def takes_clouds(self) -> bool:
+        """Whether points that are no returns may be among those of a scan."""
+        return isinstance(self._pillars, PillarBlocks)
+
+    @property
+    def seen(self) -> Seen:
+        """Of the last scan; without `takes_clouds` only what is broken."""
+        return self._pillars.seen
 
     def render(self, features_HWC: FloatArray, skip: FloatArray | BoolArray, rays: Rays, with_returns: bool = False) -> Rendering:
         """What each ray meets.

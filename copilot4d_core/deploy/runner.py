@@ -9,7 +9,7 @@ Unusual: the node, the command line and the evaluation know only this; torch, ON
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +106,35 @@ class Runner(Protocol):
     def __enter__(self) -> Runner: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class EncodedCloud(NamedTuple):
+    """What a `CloudRunner` made of a cloud."""
+
+    tokens: TokenArray
+    returns: int
+    """Points that are finite, not exactly (0, 0, 0), and no nearer than asked for; the others were left out."""
+    in_region: int
+    """Returns in the region."""
+
+
+@runtime_checkable
+class CloudRunner(Protocol):
+    """A runner that finds the returns of a cloud while it voxelises them, so that nobody need look at every point before."""
+
+    takes_clouds: bool
+    """Whether it does, with its model."""
+
+    def encode_cloud(self, points_m: FloatArray, min_range_m: float) -> EncodedCloud:
+        """As `Runner.encode` of the returns alone; a cloud without any is an empty scan.
+
+        Args:
+            points_m: (N, 3) float32, metres; at least one.
+            min_range_m: nearer points are no returns; 0: any may be.
+        Raises:
+            ValueError: no points, not (N, 3), or a model with which the runner takes no clouds.
+        """
+        ...
 
 
 def check_points(points_m: FloatArray) -> None:

@@ -10,7 +10,7 @@ most of the time; eight share each row of a matrix. As on a GPU, the sum over po
 
 # No `from __future__ import annotations`: Warp reads the annotations of kernels made inside a function as values.
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import warp as wp
@@ -38,20 +38,26 @@ _CELLS = """
     const int stride = points.strides[0] / sizeof(float);
     constexpr int IN_CELL = PATCH * PATCH * LAYERS, WIDTH = COLUMNS / PATCH, CELLS = ROWS / PATCH * WIDTH;
     int *const cell_of = cells.data, *const begin_of = cell_of + CELLS, *const left_of = begin_of + CELLS + 1;
-    int *const was_occupied = left_of + CELLS, *const occupied = was_occupied + CELLS, *const left = occupied + 1, *const broken = left + 1;
-    // Points of each cell in each part, then where the next of them goes; whether one of the part is infinite or no number.
+    int *const was_occupied = left_of + CELLS, *const occupied = was_occupied + CELLS, *const left = occupied + 1;
+    int *const broken_in = left + 1, *const returns_in = broken_in + PARTS, *const inside_in = returns_in + PARTS;
+    // Points of each cell in each part, then where the next of them goes; of the part, how many are infinite or no number, returns, in the region.
     side_by_side(PARTS, [&](int part) {
         int* const points_of = places.data + part * CELLS;
         for (int cell = 0; cell < CELLS; ++cell) points_of[cell] = 0;
         const int end = static_cast<long long>(count) * (part + 1) / PARTS;
-        int is_broken = 0;
+        int broken = 0, returns = 0, in_region = 0;
         for (int first = static_cast<long long>(count) * part / PARTS; first < end; first += 64) {
             const int behind = first + 64 < end ? first + 64 : end;
             for (int i = first; i < behind; ++i) {
                 const float* const point = points.data + static_cast<size_t>(i) * stride;
                 const float x = point[0], y = point[1], z = point[2];
-                is_broken |= !(x * 0.0f + y * 0.0f + z * 0.0f == 0.0f);
-                const bool inside = x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
+                const float distance = x * x + y * y + z * z;
+                const bool is_finite = x * 0.0f + y * 0.0f + z * 0.0f == 0.0f;
+                const bool is_nothing = (distance < nearest_squared) | ((x == 0.0f) & (y == 0.0f) & (z == 0.0f));
+                const bool is_return = is_finite & !(is_nothing & (nearest_squared >= 0.0f));
+                broken += !is_finite;
+                returns += is_return;
+                const bool inside = is_return && x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
                 // In the region a quotient is not negative, so that cutting its fraction off is what floor does; elsewhere it is not looked at.
                 int column = static_cast<int>(inside ? (x - low.c[0]) / size.c[0] : 0.0f);
                 int row = static_cast<int>(inside ? (y - low.c[1]) / size.c[1] : 0.0f);
@@ -60,12 +66,13 @@ _CELLS = """
                 row = row < ROWS - 1 ? row : ROWS - 1;
                 layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
                 const int cell = (row / PATCH) * WIDTH + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
+                in_region += inside;
                 keys.data[i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : -1;
             }
             for (int i = first; i < behind; ++i)
                 if (keys.data[i] >= 0) ++points_of[keys.data[i] / IN_CELL];
         }
-        broken[part] = is_broken;
+        broken_in[part] = broken, returns_in[part] = returns, inside_in[part] = in_region;
     });
     // Occupied cells, where the points of each begin, and how many cells they are; cells that were occupied in the scan before, and are not now.
     side_by_side(1, [&](int) {
@@ -279,18 +286,30 @@ def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[i
     before = VECTORS + STEPS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
     @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_CELLS}{_VOXELS}{_PATCHES}")
-    def run(counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3, size: wp.vec3,
-            together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
+    def run(counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, nearest_squared: float, low: wp.vec3, high: wp.vec3,
+            size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
             pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), map: wp.array(dtype=wp.float32)):
         ...
 
     @wp.kernel(module="unique", **WIDEST)
-    def patch_map(first: int, counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, low: wp.vec3, high: wp.vec3,
-                  size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
-                  pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), map: wp.array(dtype=wp.float32)):
-        run(counters, points, count, low, high, size, together, keys, places, cells, pairs, weights, map)
+    def patch_map(first: int, counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, nearest_squared: float,
+                  low: wp.vec3, high: wp.vec3, size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32),
+                  cells: wp.array(dtype=wp.int32), pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32),
+                  map: wp.array(dtype=wp.float32)):
+        run(counters, points, count, nearest_squared, low, high, size, together, keys, places, cells, pairs, weights, map)
 
     return patch_map
+
+
+class Seen(NamedTuple):
+    """Points of a scan."""
+
+    broken: int
+    """Infinite or no number."""
+    returns: int
+    """The others, less those that were to be left out."""
+    in_region: int
+    """Returns in the region."""
 
 
 def fits(weights: PillarWeights) -> bool:
@@ -323,7 +342,7 @@ class PillarBlocks:
                  weights.patch_in]
         self._weights: Any = wp.array(np.concatenate([np.ravel(part) for part in parts]).astype(np.float32), dtype=wp.float32, device=CPU)
         cells = grid.patches_HW[0] * grid.patches_HW[1]
-        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (4 * cells + 3 + _PARTS, wp.int32), (capacity, wp.int64)
+        lengths = (capacity, wp.int32), (_PARTS * cells, wp.int32), (4 * cells + 3 + 3 * _PARTS, wp.int32), (capacity, wp.int64)
         self._memory: list[Any] = [wp.zeros(length, dtype=dtype, device=CPU) for length, dtype in lengths]
         self._map = np.tile(weights.patch_bias.astype(np.float32), (*grid.patches_HW, 1))
         self._cells: Any = wp.array(self._map.reshape(-1), dtype=wp.float32, device=CPU, copy=False)
@@ -331,21 +350,23 @@ class PillarBlocks:
         self._shown.flags.writeable = False  # most of it is that of the scan before
 
     @property
-    def met_broken(self) -> bool:
-        """Whether a point of the last scan was infinite or no number."""
-        return bool(self._memory[2].numpy()[-_PARTS:].any())
+    def seen(self) -> Seen:
+        """Of the last scan."""
+        return Seen(*self._memory[2].numpy()[-3 * _PARTS:].reshape(3, _PARTS).sum(axis=1).tolist())
 
-    def __call__(self, points: Any, count: int) -> FloatArray:
+    def __call__(self, points: Any, count: int, min_range_m: float | None = None) -> FloatArray:
         """The patch map, (H, W, C) float32; the next call overwrites it.
 
         Args:
             points: Warp array (count or more, 3) float32, the three beside each other, metres; points outside the half-open region (and NaN) are
                 left out.
             count: points of the scan, at most the capacity.
+            min_range_m: points that are nearer, or exactly (0, 0, 0), are left out, too; None: neither.
         Returns:
             The bias where there is no point. The same bits for any order of the points.
         """
-        self._crew.launch(self._kernel, [points, count, *self._edges, self._together, *self._memory, self._weights, self._cells])
+        nearest_squared = -1.0 if min_range_m is None else float(np.float32(min_range_m**2))
+        self._crew.launch(self._kernel, [points, count, nearest_squared, *self._edges, self._together, *self._memory, self._weights, self._cells])
         return self._shown
 
 

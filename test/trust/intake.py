@@ -21,7 +21,7 @@ from tiny_model import write_tiny_weights
 from copilot4d_core.data.point_cloud2 import points_from_message
 from copilot4d_core.data.sensors import SphericalPattern
 from copilot4d_core.deploy.open_runner import open_runner
-from copilot4d_core.deploy.runner import TokenArray
+from copilot4d_core.deploy.runner import CloudRunner, TokenArray
 from copilot4d_core.grid import FloatArray
 from copilot4d_ros.frame_processor import FrameProcessor, RejectedCloudError
 from copilot4d_ros.frame_statistics import DropReason, FrameStatistics
@@ -46,7 +46,8 @@ class Intake:
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            self._runner = open_runner(write_tiny_weights(Path(folder) / "tiny.safetensors"), "onnx")
+            self._runner = open_runner(write_tiny_weights(Path(folder) / "tiny.safetensors", sparse_dim=16), "onnx")
+        assert isinstance(self._runner, CloudRunner) and self._runner.takes_clouds
         self.parameters = TokenizerParameters()
         self._processor = FrameProcessor(self._runner, SphericalPattern(4, 16), lambda: self.parameters)
         self._processor.warm_up()
