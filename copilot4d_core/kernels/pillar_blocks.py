@@ -19,6 +19,7 @@ from copilot4d_core.grid import FloatArray, Grid
 from copilot4d_core.kernels.crew import STEPS, Crew
 from copilot4d_core.kernels.launch import CPU
 from copilot4d_core.kernels.pillar_features import PillarWeights, check_range, largest_value
+from copilot4d_core.kernels.sort_points import VOXEL_KEY
 from copilot4d_core.kernels.vectors import VECTORS, WIDEST, WIDTH, packed
 
 BLOCK = 8
@@ -45,29 +46,21 @@ _CELLS = """
         int* const points_of = places.data + part * CELLS;
         for (int cell = 0; cell < CELLS; ++cell) points_of[cell] = 0;
         const int end = static_cast<long long>(count) * (part + 1) / PARTS;
+        const bool leave_out = nearest_squared >= 0.0f;
         int broken = 0, returns = 0, in_region = 0;
         for (int first = static_cast<long long>(count) * part / PARTS; first < end; first += 64) {
             const int behind = first + 64 < end ? first + 64 : end;
             for (int i = first; i < behind; ++i) {
                 const float* const point = points.data + static_cast<size_t>(i) * stride;
                 const float x = point[0], y = point[1], z = point[2];
-                const float distance = x * x + y * y + z * z;
                 const bool is_finite = x * 0.0f + y * 0.0f + z * 0.0f == 0.0f;
-                const bool is_nothing = (distance < nearest_squared) | ((x == 0.0f) & (y == 0.0f) & (z == 0.0f));
-                const bool is_return = is_finite & !(is_nothing & (nearest_squared >= 0.0f));
+                bool is_return = is_finite;
+                if (leave_out) is_return &= !(x * x + y * y + z * z < nearest_squared) & !((x == 0.0f) & (y == 0.0f) & (z == 0.0f));
                 broken += !is_finite;
                 returns += is_return;
                 const bool inside = is_return && x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
-                // In the region a quotient is not negative, so that cutting its fraction off is what floor does; elsewhere it is not looked at.
-                int column = static_cast<int>(inside ? (x - low.c[0]) / size.c[0] : 0.0f);
-                int row = static_cast<int>(inside ? (y - low.c[1]) / size.c[1] : 0.0f);
-                int layer = static_cast<int>(inside ? (z - low.c[2]) / size.c[2] : 0.0f);
-                column = column < COLUMNS - 1 ? column : COLUMNS - 1;
-                row = row < ROWS - 1 ? row : ROWS - 1;
-                layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
-                const int cell = (row / PATCH) * WIDTH + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
                 in_region += inside;
-                keys.data[i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : -1;
+                keys.data[i] = inside ? voxel_key(x, y, z) : -1;
             }
             for (int i = first; i < behind; ++i)
                 if (keys.data[i] >= 0) ++points_of[keys.data[i] / IN_CELL];
@@ -285,7 +278,7 @@ def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[i
                  "SLOTS": patch_voxels**2, "BLOCK": BLOCK, "PARTS": _PARTS, "FEW": _FEW, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD}
     before = VECTORS + STEPS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
-    @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{_CELLS}{_VOXELS}{_PATCHES}")
+    @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{VOXEL_KEY}{_CELLS}{_VOXELS}{_PATCHES}")
     def run(counters: wp.array(dtype=wp.int32), points: wp.array2d(dtype=wp.float32), count: int, nearest_squared: float, low: wp.vec3, high: wp.vec3,
             size: wp.vec3, together: int, keys: wp.array(dtype=wp.int32), places: wp.array(dtype=wp.int32), cells: wp.array(dtype=wp.int32),
             pairs: wp.array(dtype=wp.int64), weights: wp.array(dtype=wp.float32), map: wp.array(dtype=wp.float32)):

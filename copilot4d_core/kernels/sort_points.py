@@ -21,20 +21,26 @@ _LEAST_BLOCKS = 32
 _LARGEST_DIGIT = 12
 """Bits of a digit of the sort: a pass fewer pays as long as the places of all its values stay near a core."""
 
+VOXEL_KEY = """
+    // Patch cell first, then pillar, then layer; only of a point in the region, where a quotient is not negative, so that cutting its fraction off
+    // is what floor does.
+    const auto voxel_key = [&](float x, float y, float z) {
+        int column = static_cast<int>((x - low.c[0]) / size.c[0]), row = static_cast<int>((y - low.c[1]) / size.c[1]);
+        int layer = static_cast<int>((z - low.c[2]) / size.c[2]);
+        column = column < COLUMNS - 1 ? column : COLUMNS - 1;
+        row = row < ROWS - 1 ? row : ROWS - 1;
+        layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
+        const int cell = (row / PATCH) * (COLUMNS / PATCH) + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
+        return (cell * PATCH * PATCH + slot) * LAYERS + layer;
+    };
+"""
+"""The sort key of a voxel; wants ROWS, COLUMNS, LAYERS, PATCH and the region's `low` and `size`."""
 _KEYS = """
     const int first = block * BLOCK, end = first + BLOCK < count ? first + BLOCK : count;
     for (int i = first; i < end; ++i) {
         const float x = points.data[3 * i], y = points.data[3 * i + 1], z = points.data[3 * i + 2];
         const bool inside = x >= low.c[0] && x < high.c[0] && y >= low.c[1] && y < high.c[1] && z >= low.c[2] && z < high.c[2];
-        // In the region a quotient is not negative, so that cutting its fraction off is what floor does; elsewhere it is not looked at.
-        int column = static_cast<int>(inside ? (x - low.c[0]) / size.c[0] : 0.0f);
-        int row = static_cast<int>(inside ? (y - low.c[1]) / size.c[1] : 0.0f);
-        int layer = static_cast<int>(inside ? (z - low.c[2]) / size.c[2] : 0.0f);
-        column = column < COLUMNS - 1 ? column : COLUMNS - 1;
-        row = row < ROWS - 1 ? row : ROWS - 1;
-        layer = layer < LAYERS - 1 ? layer : LAYERS - 1;
-        const int cell = (row / PATCH) * (COLUMNS / PATCH) + column / PATCH, slot = (row % PATCH) * PATCH + column % PATCH;
-        keys.data[capacity + i] = inside ? (cell * PATCH * PATCH + slot) * LAYERS + layer : OUTSIDE;
+        keys.data[capacity + i] = inside ? voxel_key(x, y, z) : OUTSIDE;
     }
 """
 _SORT = """
@@ -95,7 +101,7 @@ def _kernels(rows: int, columns: int, layers: int, patch: int) -> tuple[wp.Kerne
                  "DIGITS": digits, "DIGIT": -(-bits // digits)}
     before = "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
-    @wp.func_native(before + _KEYS)
+    @wp.func_native(before + VOXEL_KEY + _KEYS)
     def find(block: int, points: wp.array2d(dtype=wp.float32), count: int, capacity: int, low: wp.vec3, high: wp.vec3, size: wp.vec3,
              keys: wp.array(dtype=wp.int32)):
         ...
