@@ -67,8 +67,6 @@ class CpuRunner(abc.ABC):
 
     def encode_cloud(self, points_m: FloatArray, min_range_m: float) -> EncodedCloud:
         """See `CloudRunner`."""
-        if not self.takes_clouds:
-            raise ValueError(f"runner {self.backend}: takes no clouds with this model; pass the returns alone to encode")
         check_shape(points_m)
         with self._clock("voxelize"):
             patches = self._stages.patch_map(points_m, min_range_m)

@@ -71,7 +71,9 @@ class CpuStages:
 
         Args:
             points_m: (N, 3 or more) float32, metres; points outside the region are left out. Used where they lie if x, y and z are beside each other.
-            min_range_m: points that are nearer, or exactly (0, 0, 0), are left out, too; None: neither. Only where it `takes_clouds`.
+            min_range_m: points that are nearer, or exactly (0, 0, 0), are left out, too; None: neither.
+        Raises:
+            ValueError: a `min_range_m` without `takes_clouds`.
         """
         count = len(points_m)
         if count > self._pillars.capacity:
@@ -82,6 +84,8 @@ class CpuStages:
         points: Any = wp.array(xyz_m, dtype=wp.float32, ndim=2, device=CPU, copy=False)
         if isinstance(self._pillars, PillarBlocks):
             return self._pillars(points, count, min_range_m)
+        if min_range_m is not None:
+            raise ValueError("expected a runner that takes clouds, this one takes no clouds with this model; pass the returns alone to encode")
         return self._pillars(points, count)
 
     @property
