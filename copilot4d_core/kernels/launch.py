@@ -14,7 +14,6 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import warp as wp
 
 from copilot4d_core.kernels.cache import use_process_cache
+from copilot4d_core.kernels.helper_threads import HelperThreads
 
 wp.config.log_level = wp.LOG_ERROR
 wp.config.enable_backward = False
@@ -93,8 +93,8 @@ def num_cores() -> int:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_cores(), thread_name_prefix="kernel")
+def _helpers() -> HelperThreads:
+    return HelperThreads(num_cores() - 1)
 
 
 def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str = CPU, least: int = _MIN_ROWS_PER_PART,
@@ -131,7 +131,4 @@ def launch_rows(kernel: wp.Kernel, rows: int, inputs: Sequence[Any], device: str
         work()  # The first launch compiles; threads that start together would compile the same module twice.
         _compiled.add(signature)
         return
-    helpers = [_pool().submit(work) for _ in range(min(num_cores(), parts) - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
+    _helpers().work_with(work, min(num_cores(), parts) - 1)
