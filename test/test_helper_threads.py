@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from copilot4d_core.kernels import launch
 from copilot4d_core.kernels.helper_threads import HelperThreads
 
 needs_two_cores = pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
@@ -83,3 +84,12 @@ def test_what_a_helper_raises_is_raised_here() -> None:
 
     with pytest.raises(ValueError, match="from a helper"):
         helpers.work_with(work, 1)
+
+
+@pytest.mark.parametrize(("processes", "cores"), [(None, 6), ("1", 6), ("2", 3), ("4", 1), ("7", 1)])
+def test_processes_that_torchrun_started_share_the_cores(processes: str | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert launch.num_cores() == cores
