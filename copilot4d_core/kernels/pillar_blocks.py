@@ -26,8 +26,6 @@ BLOCK = 8
 """Voxels or patch cells that are worked on together; a multiple of what `product` takes at once."""
 _PARTS = 4
 """Parts of a scan whose points are brought to their cells side by side; each counts for itself."""
-_FEW = 32
-"""Up to so many points of a cell are sorted by insertion."""
 _AHEAD = 12
 """Points between one that is worked on and the one that is fetched."""
 _TOGETHER = 64
@@ -197,29 +195,23 @@ _PATCHES = """
             voxel_key[voxels] = cell * IN_CELL + key;
             voxel_start[voxels++] = start;
         };
-        if (end - begin <= FEW) {
-            for (int i = begin + 1; i < end; ++i) {
-                const long long pair = pairs.data[i];
-                int at = i;
-                for (; at > begin && pairs.data[at - 1] > pair; --at) pairs.data[at] = pairs.data[at - 1];
-                pairs.data[at] = pair;
-            }
-            for (int i = begin; i < end; ++i) {
-                order[i] = static_cast<int>(pairs.data[i]);
-                if (i == begin || pairs.data[i] >> 32 != pairs.data[i - 1] >> 32) found(static_cast<int>(pairs.data[i] >> 32), i);
-            }
-        } else {
-            int place[IN_CELL] = {};
-            for (int i = begin; i < end; ++i) ++place[pairs.data[i] >> 32];
-            for (int key = 0, sum = begin; key < IN_CELL; ++key) {
-                if (!place[key]) continue;
+        // Counted by voxel; a bit for each voxel tells which there are.
+        unsigned place[IN_CELL] = {};
+        unsigned long long has_points[(IN_CELL + 63) / 64] = {};
+        for (int i = begin; i < end; ++i) {
+            const unsigned key = static_cast<unsigned>(pairs.data[i] >> 32);
+            ++place[key];
+            has_points[key / 64] |= 1ull << key % 64;
+        }
+        unsigned sum = begin;
+        for (unsigned word = 0; word < (IN_CELL + 63) / 64; ++word)
+            for (unsigned long long bits = has_points[word]; bits; bits &= bits - 1) {
+                const unsigned key = word * 64 + __builtin_ctzll(bits), more = place[key];
                 found(key, sum);
-                const int more = place[key];
                 place[key] = sum;
                 sum += more;
             }
-            for (int i = begin; i < end; ++i) order[place[pairs.data[i] >> 32]++] = static_cast<int>(pairs.data[i]);
-        }
+        for (int i = begin; i < end; ++i) order[place[pairs.data[i] >> 32]++] = static_cast<int>(pairs.data[i]);
     }
     cell_start[number] = pillars;
     pillar_of[pillars] = voxels;
@@ -275,7 +267,7 @@ _STEPS = 5
 def _kernel(point_dim: int, pillar_dim: int, patch_dim: int, voxels_YXZ: tuple[int, int, int], patch_voxels: int) -> wp.Kernel:
     rows, columns, layers = voxels_YXZ
     constants = {"D": point_dim, "P": pillar_dim, "C": patch_dim, "ROWS": rows, "COLUMNS": columns, "LAYERS": layers, "PATCH": patch_voxels,
-                 "SLOTS": patch_voxels**2, "BLOCK": BLOCK, "PARTS": _PARTS, "FEW": _FEW, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD}
+                 "SLOTS": patch_voxels**2, "BLOCK": BLOCK, "PARTS": _PARTS, "TOGETHER": _TOGETHER, "AHEAD": _AHEAD}
     before = VECTORS + STEPS + "".join(f"    constexpr int {name} = {value};\n" for name, value in constants.items())
 
     @wp.func_native(f"{before}    constexpr float ONE = {_ONE}f;\n{VOXEL_KEY}{_CELLS}{_VOXELS}{_PATCHES}")
