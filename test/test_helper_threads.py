@@ -74,6 +74,27 @@ def test_who_has_not_begun_is_not_waited_for() -> None:
     assert not holding.is_alive()
 
 
+@needs_two_cores
+def test_where_a_sandbox_refuses_to_place_threads_they_work_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(thread_id: int, cores: set[int]) -> None:
+        asked.append(cores)
+        raise PermissionError("not in here")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    helpers, workers = HelperThreads(1), set()
+    for _ in range(2):
+        met = threading.Barrier(2)
+
+        def work(met: threading.Barrier = met) -> None:
+            workers.add(threading.get_ident())
+            met.wait(timeout=10)
+
+        helpers.work_with(work, 1)
+    assert len(workers) == 2 and asked
+
+
 def test_what_a_helper_raises_is_raised_here() -> None:
     helpers, caller, met = HelperThreads(1), threading.get_ident(), threading.Barrier(2)
 

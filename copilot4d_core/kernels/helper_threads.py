@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 
 class HelperThreads:
@@ -46,10 +47,15 @@ class HelperThreads:
             return work
         allowed = os.sched_getaffinity(0)
         for thread_id in self._thread_ids:
-            os.sched_setaffinity(thread_id, allowed - {self._core_now()} or allowed)
+            _allow(thread_id, allowed - {self._core_now()} or allowed)
 
         def work_anywhere() -> None:
-            os.sched_setaffinity(0, allowed)  # a core that is busy with other work must not hold it
+            _allow(0, allowed)  # a core that is busy with other work must not hold it
             work()
 
         return work_anywhere
+
+
+def _allow(thread_id: int, cores: set[int]) -> None:
+    with suppress(OSError):  # a wish: a sandbox may refuse it, and then the scheduler decides
+        os.sched_setaffinity(thread_id, cores)
