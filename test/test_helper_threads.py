@@ -18,8 +18,6 @@ needs_two_cores = pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len
                                      reason="where a thread wakes is a choice only on Linux with two cores or more")
 
 
-
-
 @needs_two_cores
 def test_a_helper_wakes_on_another_core_than_the_one_that_calls_it() -> None:
     core_now = ctypes.PyDLL(None).sched_getcpu
