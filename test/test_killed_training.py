@@ -148,11 +148,21 @@ def test_the_table_ends_with_the_checkpoint_s_step(tmp_path: Path) -> None:
     path = tmp_path / "losses.csv"
     keep_steps(path, ["step", "loss"], 0)
     assert path.read_text() == "step,loss\n"
-    path.write_text('step,loss\n1,3\n2,"a; b"\n3,1\n4,0.')
+    path.write_text('step,loss\n1,3\n2,"a, b"\n3,1\n4,0.')
     keep_steps(path, ["step", "loss"], 3)
-    assert path.read_text() == 'step,loss\n1,3\n2,"a; b"\n3,1\n'
+    assert path.read_text() == 'step,loss\n1,3\n2,"a, b"\n3,1\n'
     keep_steps(path, ["step", "loss"], 2)
-    assert path.read_text() == 'step,loss\n1,3\n2,"a; b"\n'
+    assert path.read_text() == 'step,loss\n1,3\n2,"a, b"\n'
+
+
+def test_a_run_of_an_earlier_version_keeps_its_columns_apart(tmp_path: Path) -> None:
+    path = tmp_path / "losses.csv"
+    path.write_text("step,loss,skipped\n1,3,\n2,2,a scan\n")
+    keep_steps(path, ["step", "loss", "new", "skipped"], 2)
+    assert path.read_text() == "step,loss,new,skipped\n1,3,,\n2,2,,a scan\n"
+    with pytest.raises(ValueError, match="got new, too; another version"):
+        keep_steps(path, ["step", "loss", "skipped"], 2)
+    assert path.read_text() == "step,loss,new,skipped\n1,3,,\n2,2,,a scan\n"
 
 
 def kill_many_times(kills: int, seconds: float = 1e9) -> tuple[int, int, int]:

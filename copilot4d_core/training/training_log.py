@@ -9,6 +9,7 @@ interrupted run leaves the lines of an uninterrupted one, to the last digit.
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import time
 from pathlib import Path
@@ -71,11 +72,25 @@ class TrainingLog(Callback):
 
 
 def keep_steps(path: Path, columns: list[str], last_step: int) -> None:
-    """Make `path` a table that ends with a step: the lines after it, and one that a kill cut off, are taken out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and int(line.split(",", 1)[0]) <= last_step]
+    """Make `path` a table that ends with a step: the lines after it, and one that a kill cut off, are taken out.
+
+    A column that an earlier version did not write is empty in its lines.
+
+    Raises:
+        ValueError: the table has a column that this version does not write.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    kept = "".join(line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= last_step)
+    written = next(csv.reader(lines[:1]), columns)
+    if gone := [name for name in written if name not in columns]:
+        raise ValueError(f"{path}: expected the columns {', '.join(columns)}, got {', '.join(gone)}, too; another version of copilot4d began "
+                         "this run: go on with that one, or name a new folder")
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv.DictReader(io.StringIO(kept), written))
     with replacing_file(path) as file:
-        file.write("".join([",".join(columns) + "\n", *kept]).encode())
+        file.write(table.getvalue().encode())
 
 
 def _values(module: TrainingModule) -> dict[str, float]:
