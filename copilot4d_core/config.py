@@ -257,8 +257,6 @@ class LossConfig:
     opacity_weight: float = 0.1
     likelihood_weight: float = field(default=0.0, metadata={"before": 0.0})
     """Of the likelihood of the true surface, a term that the paper does not have; its margin is `concentration_eps_m`."""
-    crps_weight: float = field(default=0.0, metadata={"before": 0.0})
-    """Of the continuous ranked probability score of where rays end, a term that the paper does not have; it can take the place of the depth term."""
 
 
 @dataclass(frozen=True)

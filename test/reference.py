@@ -101,16 +101,6 @@ def ray_returns(weights: np.ndarray, distances: np.ndarray) -> list[tuple[float,
     return sorted(heaviest)
 
 
-def crps(weights: np.ndarray, distances: np.ndarray, depth_m: float, beyond_m: float) -> float:
-    """Score of one beam as expected distances: of where it ends from the truth, less half of that between two such ends; NaN: no return."""
-    seen = distances[distances > 0]
-    nothing_m = np.nanmax([0.0, depth_m, *seen]) + beyond_m
-    end_m = np.append(seen, nothing_m)
-    chance = np.append(weights[: len(seen)], 1 - weights[: len(seen)].sum())
-    between_m = np.abs(end_m[:, None] - end_m[None, :])
-    return float(chance @ np.abs(end_m - (nothing_m if np.isnan(depth_m) else depth_m)) - 0.5 * chance @ between_m @ chance)
-
-
 def slots_of(cells: FeatureReadout) -> np.ndarray:
     """(Y, X, Z): row of `hidden` of each cell, 0 where none is listed or the memory ended; counted bit by bit."""
     rows, columns, layers = cells.grid.feature_cells_YXZ

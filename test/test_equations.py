@@ -9,14 +9,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference import crps, render_equation_4
+from reference import render_equation_4
 
 from copilot4d_core.config import CodebookUpdate, LossConfig, QuantizerConfig, Reduction
 from copilot4d_core.kernels.volume_rendering import render_weights
 from copilot4d_core.tokenizer.neural_feature_grid import _RenderWeights
 from copilot4d_core.tokenizer.tokenizer_losses import (
-    BEYOND_M,
-    crps_loss,
     l1_depth_loss,
     opacity_loss,
     spatial_skip_bce_loss,
@@ -185,57 +183,12 @@ def test_loss_terms_by_hand() -> None:
     assert opacity_loss(torch.tensor([0.5, 0.25]), torch.tensor([True, False])).item() == pytest.approx((math.log(2) - math.log(0.75)) / 2)
 
 
-def test_crps_by_hand() -> None:
-    def score(weights: list[float], distances: list[float], truth_m: float, returned: bool = True) -> float:
-        return crps_loss(torch.tensor([weights]), torch.tensor([distances]), torch.tensor([truth_m]), torch.tensor([returned])).item()
-
-    # A ray that is sure of one depth has its absolute error.
-    assert score([0.0, 1.0, 0.0], [2.0, 5.0, 9.0], 7.0) == pytest.approx(2.0)
-    assert score([0.0, 1.0, 0.0], [2.0, 5.0, 9.0], 1.0) == pytest.approx(4.0)
-    assert score([0.0, 0.0, 1.0], [2.0, 5.0, 9.0], 12.0) == pytest.approx(3.0)
-    # Half at 4 m and half at 8 m: (1/2)^2 over the 2 m before the surface, and over the 2 m behind it. The mean depth has no error at all.
-    assert score([0.5, 0.5], [4.0, 8.0], 6.0) == pytest.approx(1.0)
-    # All of the light is left, or the quarter of it that a weight of 0.75 at the surface leaves.
-    assert score([0.0, 0.0], [0.0, 0.0], 6.0) == pytest.approx(10.0)
-    assert score([0.75, 0.0], [6.0, 0.0], 6.0) == pytest.approx(10.0 / 16)
-    # A beam without a return: right where all light is left; a surface 3 m before the last sample is 13 m off.
-    assert score([0.0, 0.0], [6.0, 9.0], 0.0, returned=False) == 0.0
-    assert score([1.0, 0.0], [6.0, 9.0], 0.0, returned=False) == pytest.approx(13.0)
-
-
-def test_crps_is_the_plain_twin() -> None:
-    rng = np.random.default_rng(4)
-    weights, distances = np.zeros((40, 12)), np.zeros((40, 12))
-    for ray in range(1, 40):  # the first has no sample
-        samples = int(rng.integers(1, 13))
-        distances[ray, :samples] = np.sort(rng.uniform(1.0, 30.0, samples))
-        weights[ray, :samples] = rng.dirichlet(np.ones(samples + 1))[:samples]
-    truth, returned = rng.uniform(0.5, 40.0, 40), np.arange(40) % 4 != 3
-    expected = [crps(weights[ray], distances[ray], truth[ray] if returned[ray] else math.nan, BEYOND_M) for ray in range(40)]
-    arrays = [torch.from_numpy(array) for array in (weights, distances, truth, returned)]
-    assert [crps_loss(*(array[ray:ray + 1] for array in arrays)).item() for ray in range(40)] == pytest.approx(expected, rel=1e-9)
-    assert crps_loss(*arrays).item() == pytest.approx(np.mean(expected))
-
-
-def test_crps_is_least_for_the_chances_of_where_beams_end() -> None:
-    # One beam of four ends at 5 m, two at 9 m, and one meets nothing.
-    distance, truth = torch.tensor([[5.0, 9.0]]).repeat(4, 1), torch.tensor([5.0, 9.0, 9.0, 0.0])
-    returned = torch.tensor([True, True, True, False])
-    shares = torch.linspace(0.0, 1.0, 21)
-    pairs = [(first, second) for first in shares for second in shares if first + second <= 1.0]
-    scores = [crps_loss(torch.stack(pair).repeat(4, 1), distance, truth, returned).item() for pair in pairs]
-    assert torch.stack(pairs[int(np.argmin(scores))]).tolist() == pytest.approx([0.25, 0.5])
-
-
 def test_total_is_the_weighted_sum_and_leaves_empty_beams_out_of_the_depth() -> None:
-    settings = LossConfig(depth_weight=2.0, concentration_weight=3.0, skip_weight=5.0, vq_weight=7.0, opacity_weight=11.0, likelihood_weight=13.0,
-                          crps_weight=17.0)
+    settings = LossConfig(depth_weight=2.0, concentration_weight=3.0, skip_weight=5.0, vq_weight=7.0, opacity_weight=11.0, likelihood_weight=13.0)
     weights = torch.tensor([[0.5, 0.5], [0.5, 0.0]])
     losses = tokenizer_total_loss(settings, torch.tensor([1.5, 0.5]), weights, torch.tensor([[1.0, 2.0], [1.0, 2.0]]), torch.tensor([2.0, 0.0]),
                                   torch.tensor([True, False]), torch.zeros(3), torch.tensor([True, False, False]), torch.tensor(0.5))
     assert losses.depth_l1.item() == pytest.approx(0.5)
     assert losses.surface_concentration.item() == pytest.approx(0.25)
-    # Half of the first ends 1 m early; half of the second, which met nothing, ends 1 m before the last sample and so 11 m early.
-    assert losses.crps.item() == pytest.approx((0.25 * 1 + 0.25 * 11) / 2)
-    expected = 2 * 0.5 + 3 * 0.25 + 5 * math.log(2) + 7 * 0.5 + 11 * losses.opacity.item() - 13 * math.log(0.51) + 17 * losses.crps.item()
+    expected = 2 * 0.5 + 3 * 0.25 + 5 * math.log(2) + 7 * 0.5 + 11 * losses.opacity.item() - 13 * math.log(0.51)
     assert losses.total.item() == pytest.approx(expected)

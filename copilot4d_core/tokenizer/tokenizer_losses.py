@@ -25,7 +25,6 @@ class TokenizerLosses(NamedTuple):
     vq: Tensor
     opacity: Tensor
     likelihood: Tensor
-    crps: Tensor
 
 
 class _CrossEntropy(Function):
@@ -103,41 +102,9 @@ def surface_likelihood_loss(weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: 
     return -torch.log((weight_RS * near).sum(dim=1) + LEAST_LIKELIHOOD).mean()
 
 
-BEYOND_M = 10.0
-"""How far behind its surface, or behind its last sample if that lies further, a beam ends that meets nothing; so does what is left of its weight."""
-
-
-def crps_loss(weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, returned_R: Tensor) -> Tensor:
-    """Mean over beams of the continuous ranked probability score of where they end, metres; not in the paper.
-
-    The integral over distance of (F - F_gt)^2, where F sums up the weights and F_gt steps from 0 to 1 where the beam ended: the absolute error of
-    a ray that is sure of one depth, and for others least where the weights are right. Unlike the likelihood it knows how far off a weight is;
-    unlike the depth term it can't be had by weights before and behind the surface whose mean is right. What is left over lies `BEYOND_M` behind
-    all, and so does the end of a beam without a return: without these it would pay to be opaque everywhere.
-    Source: Gneiting and Raftery, Strictly Proper Scoring Rules, JASA 2007, section 4.2.
-
-    Args:
-        weight_RS: (R, S), 0 for a sample that does not exist.
-        distance_RS: (R, S), metres, ascending; 0 for a sample that does not exist, all of which come last.
-        depth_gt_R: (R,), metres, any value for a beam without a return; returned_R: (R,) bool.
-    """
-    last_R = distance_RS.amax(dim=1)
-    distance_RS = torch.where(distance_RS > 0, distance_RS, last_R[:, None])
-    end_R = torch.where(returned_R, depth_gt_R, last_R)
-    start_RS, stop_RS, end_R1 = distance_RS[:, :-1], distance_RS[:, 1:], end_R[:, None]
-    before_RS = (torch.minimum(stop_RS, end_R1) - start_RS).clamp(min=0)
-    behind_RS = (stop_RS - torch.maximum(start_RS, end_R1)).clamp(min=0)
-    summed_RS = weight_RS.cumsum(dim=1)
-    ended_RS, opacity_R = summed_RS[:, :-1], summed_RS[:, -1]
-    in_front = (distance_RS[:, 0] - end_R).clamp(min=0)
-    between = (before_RS * ended_RS.square() + behind_RS * (1 - ended_RS).square()).sum(dim=1)
-    at_the_end = (end_R - last_R).clamp(min=0) * opacity_R.square() + BEYOND_M * (opacity_R - returned_R.to(opacity_R.dtype)).square()
-    return (in_front + between + at_the_end).mean()
-
-
 def tokenizer_total_loss(settings: LossConfig, depth_R: Tensor, weight_RS: Tensor, distance_RS: Tensor, depth_gt_R: Tensor, returned_R: Tensor,
                          skip_logit: Tensor, occupied: Tensor, vq: Tensor) -> TokenizerLosses:
-    """Equation 5 plus the opacity, the likelihood and the CRPS term.
+    """Equation 5 plus the opacity and the likelihood term.
 
     Args:
         settings: weights and margin.
@@ -150,9 +117,7 @@ def tokenizer_total_loss(settings: LossConfig, depth_R: Tensor, weight_RS: Tenso
     concentration = surface_concentration_loss(weight_RS[returned_R], distance_RS[returned_R], depth_gt_R[returned_R], settings.concentration_eps_m)
     skip = spatial_skip_bce_loss(skip_logit, occupied, settings.skip_positive_weight)
     likelihood = surface_likelihood_loss(weight_RS[returned_R], distance_RS[returned_R], depth_gt_R[returned_R], settings.concentration_eps_m)
-    crps = crps_loss(weight_RS, distance_RS, depth_gt_R, returned_R)
     opacity = opacity_loss(weight_RS.sum(dim=1), returned_R)
     total = (settings.depth_weight * depth_l1 + settings.concentration_weight * concentration + settings.skip_weight * skip
-             + settings.vq_weight * vq + settings.opacity_weight * opacity + settings.likelihood_weight * likelihood
-             + settings.crps_weight * crps)
-    return TokenizerLosses(total, depth_l1, concentration, skip, vq, opacity, likelihood, crps)
+             + settings.vq_weight * vq + settings.opacity_weight * opacity + settings.likelihood_weight * likelihood)
+    return TokenizerLosses(total, depth_l1, concentration, skip, vq, opacity, likelihood)
